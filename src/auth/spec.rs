@@ -1,0 +1,133 @@
+//! What an `[auth.*]` table means once it is known to be right.
+//!
+//! Plain data. Two specs with equal credential parts share one credential: [`ClientCredentials`] and [`AwsCredentials`]
+//! are compared whole, never by client id alone. Imports `secret`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderName;
+
+use crate::secret::SecretSource;
+
+/// One way to authorise requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spec {
+    /// The name of its `[auth.*]` table.
+    pub name: Arc<str>,
+    /// What is added to a request.
+    pub kind: Kind,
+}
+
+/// What is added to a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A token in a header field.
+    Bearer(Bearer),
+    /// An AWS Signature Version 4.
+    SigV4(SigV4),
+}
+
+/// A token in a header field.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bearer {
+    /// Where the token comes from.
+    pub client: ClientCredentials,
+    /// The field that carries it.
+    pub header: HeaderName,
+    /// The word before it; empty sends the raw token.
+    pub scheme: String,
+}
+
+/// An OAuth2 client with a secret of its own (RFC 6749 4.4).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ClientCredentials {
+    /// The token endpoint, `https://` or loopback.
+    pub token_url: String,
+    /// Client identifier.
+    pub client_id: String,
+    /// Client secret.
+    pub client_secret: SecretSource,
+    /// How the client shows who it is.
+    pub client_auth: ClientAuth,
+    /// Scopes that are asked for; none means all that the client may have.
+    pub scopes: Vec<String>,
+    /// Further form fields, such as `aws_client_metadata` or `audience`.
+    pub params: BTreeMap<String, String>,
+}
+
+/// How a client shows who it is (RFC 6749 2.3.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ClientAuth {
+    /// `client_secret_basic`: an Authorization field.
+    Basic,
+    /// `client_secret_post`: form fields.
+    Body,
+}
+
+/// An AWS Signature Version 4.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SigV4 {
+    /// Region of the signing scope.
+    pub region: String,
+    /// Service of the signing scope, `execute-api` for API Gateway.
+    pub service: String,
+    /// Whose signature it is.
+    pub credentials: AwsCredentials,
+    /// Whether the body is hashed.
+    pub payload: PayloadSigning,
+}
+
+/// Whether the body is part of the signature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PayloadSigning {
+    /// The body is read and hashed before anything is sent: what API Gateway wants.
+    Signed,
+    /// `x-amz-content-sha256: UNSIGNED-PAYLOAD`, and the body streams: VPC Lattice.
+    Unsigned,
+}
+
+/// Where AWS credentials come from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct AwsCredentials {
+    /// The credentials to begin with.
+    pub source: AwsSource,
+    /// The role that is assumed with them, if any.
+    pub assume_role: Option<AssumeRole>,
+}
+
+/// The credentials to begin with.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum AwsSource {
+    /// The SDKs' chain: environment, profile, web identity, ECS or EKS container, EC2 instance.
+    Default,
+    /// A profile of `~/.aws/config` and `~/.aws/credentials`.
+    Profile(String),
+    /// Keys given in the config.
+    Static {
+        /// Access key id.
+        access_key_id: SecretSource,
+        /// Secret access key.
+        secret_access_key: SecretSource,
+        /// Session token, of temporary keys.
+        session_token: Option<SecretSource>,
+    },
+}
+
+/// An STS `AssumeRole` call.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct AssumeRole {
+    /// ARN of the role.
+    pub arn: String,
+    /// What the role's trust policy may ask for.
+    pub external_id: Option<String>,
+    /// What CloudTrail shows.
+    pub session_name: String,
+    /// Life of the credentials, 15 min to 12 h; 1 h at most when the caller is itself a role.
+    pub duration: Duration,
+    /// Region whose STS is called.
+    pub region: String,
+    /// Another STS endpoint, for VPC endpoints and tests.
+    pub endpoint: Option<String>,
+}

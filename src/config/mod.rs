@@ -1,0 +1,1 @@
+//! The config file: as written ([`raw`]), as meant ([`Compiled`]), and what is wrong with it ([`diagnostic`]).

@@ -1,0 +1,67 @@
+//! Routes: which request goes where, and what is done to it on the way.
+//!
+//! Plain data and one lookup; nothing here dials, signs or reads a body. Imports `units`, `secret`, `message`, `tls`.
+
+pub mod table;
+pub mod upstream;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Method};
+
+pub use upstream::{Origin, Upstream};
+
+/// One `[[route]]`, resolved.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// Unique name, for logs and metrics.
+    pub name: Arc<str>,
+    /// A listener of its own; `None` is the main ones.
+    pub listen: Option<SocketAddr>,
+    /// The Host name it answers to, lower case, without a port; `None` is any allowed one.
+    pub host: Option<String>,
+    /// Prefix of whole segments: `/` or `/a/b`, never with a slash at the end.
+    pub path: String,
+    /// The methods it takes; `None` is [`Route::DEFAULT_METHODS`].
+    pub methods: Option<Vec<Method>>,
+    /// Where requests go.
+    pub upstream: Upstream,
+    /// Whether `path` is taken off before the upstream's base path is put in front.
+    pub strip_path: bool,
+    /// Index into the compiled schemes; `None` sends requests as they are.
+    pub scheme: Option<usize>,
+    /// Fields set and removed on the way out.
+    pub request_headers: HeaderEdits,
+    /// Whether `%2F` may stand in the path.
+    pub allow_encoded_slash: bool,
+    /// Requests of this route at the same time; `None` leaves only the global limit.
+    pub max_in_flight: Option<usize>,
+    /// Largest body that is held for signing, in bytes.
+    pub max_body: u64,
+    /// From the end of sending the head until the response head.
+    pub response_timeout: Duration,
+    /// Between two pieces of a body, in either direction.
+    pub body_idle_timeout: Duration,
+}
+
+impl Route {
+    /// What a route without `methods` takes (security.md 2.2, T40).
+    pub const DEFAULT_METHODS: [Method; 7] =
+        [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
+
+    /// The methods this route takes.
+    pub fn methods(&self) -> &[Method] {
+        self.methods.as_deref().unwrap_or(&Self::DEFAULT_METHODS)
+    }
+}
+
+/// Changes to a request's fields. A value that came from a secret is marked sensitive and does not print.
+#[derive(Clone, Debug, Default)]
+pub struct HeaderEdits {
+    /// Set to exactly this, whatever the client sent.
+    pub set: Vec<(HeaderName, HeaderValue)>,
+    /// Removed.
+    pub remove: Vec<HeaderName>,
+}

@@ -1,0 +1,121 @@
+//! Where a route's requests go: the origin that is dialled, and the path in front of theirs.
+//!
+//! An [`Origin`] is everything that decides whether two requests may share a connection, so it is the key of the pool.
+//! Nothing here dials. Imports `tls`.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use http::uri::{Authority, Scheme};
+
+use crate::tls::ClientSettings;
+
+/// An upstream URL, taken apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    /// What is dialled.
+    pub origin: Origin,
+    /// Put before the request's path: empty, or `/prod` or `/a/b`, never with a slash at the end.
+    pub base_path: String,
+}
+
+/// All that decides whether two requests may share a connection.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Origin {
+    /// `https`, or `http` for loopback.
+    pub scheme: Scheme,
+    /// The name that is signed and sent as Host, without the scheme's default port.
+    pub authority: Authority,
+    /// Where the connection goes: `connect_to`, or the authority.
+    pub dial: HostPort,
+    /// The name that the certificate must carry; lower case, no brackets.
+    pub server_name: String,
+    /// Roots, client certificate, HTTP/2.
+    pub tls: ClientSettings,
+    /// Name lookup and TCP.
+    pub connect_timeout: Duration,
+    /// TLS handshake.
+    pub tls_timeout: Duration,
+    /// How long an unused connection is kept.
+    pub pool_idle_timeout: Duration,
+    /// How long a connection is used for new requests.
+    pub max_connection_age: Duration,
+}
+
+/// A name or address to dial, and its port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HostPort {
+    /// Name, or address without brackets.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port } = self;
+        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
+    }
+}
+
+/// Whether `host` (no brackets) can only mean this machine: `localhost`, a name under `.localhost` (RFC 6761 6.3), or a
+/// loopback address.
+pub fn is_loopback(host: &str) -> bool {
+    let host = host.to_ascii_lowercase();
+    host == "localhost"
+        || host.ends_with(".localhost")
+        || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// The region in an execute-api host name, in every partition and with every private-endpoint form (aws.md A8):
+/// `abc.execute-api.eu-west-1.amazonaws.com`, `abc-vpce-1.execute-api…`, `vpce-1.execute-api.eu-west-1.vpce.amazonaws.com`.
+pub fn region_of(host: &str) -> Option<&str> {
+    let rest = host
+        .strip_suffix(".amazonaws.com")
+        .or_else(|| host.strip_suffix(".amazonaws.com.cn"))
+        .or_else(|| host.strip_suffix(".api.aws"))?;
+    let rest = rest.strip_suffix(".vpce").unwrap_or(rest);
+    let (before, region) = rest.rsplit_once('.')?;
+    let service = before.rsplit_once('.').map_or(before, |(_, service)| service);
+    let looks_right = matches!(service, "execute-api" | "execute-api-fips")
+        && before.contains('.')
+        && region.contains('-')
+        && region.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+    looks_right.then_some(region)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_region_is_read_from_execute_api_hosts_of_every_partition() {
+        for (host, region) in [
+            ("abc123.execute-api.ap-northeast-1.amazonaws.com", Some("ap-northeast-1")),
+            ("abc123.execute-api.cn-north-1.amazonaws.com.cn", Some("cn-north-1")),
+            ("abc123.execute-api.us-gov-west-1.amazonaws.com", Some("us-gov-west-1")),
+            ("abc123.execute-api-fips.us-gov-west-1.amazonaws.com", Some("us-gov-west-1")),
+            ("abc123-vpce-0a1.execute-api.eu-west-1.amazonaws.com", Some("eu-west-1")),
+            ("vpce-0a1-x.execute-api.eu-west-1.vpce.amazonaws.com", Some("eu-west-1")),
+            ("abc123.execute-api.eu-west-1.api.aws", Some("eu-west-1")),
+            ("execute-api.eu-west-1.amazonaws.com", None),
+            ("api.example.com", None),
+            ("abc123.execute-api.eu-west-1.amazonaws.com.evil.example", None),
+            ("abc123.lambda-url.eu-west-1.on.aws", None),
+            ("amazonaws.com", None),
+        ] {
+            assert_eq!(region_of(host), region, "{host}");
+        }
+    }
+
+    #[test]
+    fn only_names_that_cannot_leave_the_machine_are_loopback() {
+        for host in ["localhost", "LOCALHOST", "api.localhost", "127.0.0.1", "127.9.9.9", "::1"] {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in ["localhost.example", "evil-localhost", "10.0.0.1", "0.0.0.0", "::", "example.com", ""] {
+            assert!(!is_loopback(host), "{host}");
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Secrets that cannot print.
+//!
+//! A [`Secret`] has no `Display`, a `Debug` that says nothing, and is zeroed when dropped. Reading it takes a call to
+//! [`Secret::expose`], so every place that does can be found by searching for that word. Imports nothing of ours.
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+/// A text that must never reach a log, an error or an answer.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Zeroizing<String>);
+
+/// Where a secret comes from. `Fixed` is what the environment or the config itself gave at start; a file is read each
+/// time, so that a rotated one takes effect without a restart.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum SecretSource {
+    /// Known since start.
+    Fixed(Secret),
+    /// The content of this file, without the newline at its end.
+    File(PathBuf),
+}
+
+/// A secret file that could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretError {
+    /// The file could not be read.
+    #[error("reading secret file {}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file holds nothing, or only white space at its end.
+    #[error("secret file {} is empty", .0.display())]
+    Empty(PathBuf),
+}
+
+impl Secret {
+    /// Wraps `text`; the caller's copy is moved, not duplicated.
+    pub fn new(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+
+    /// The secret itself. Whoever calls this must not print it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Hash for Secret {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.expose().hash(state);
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[secret]")
+    }
+}
+
+impl From<&str> for Secret {
+    fn from(text: &str) -> Self {
+        Self::new(text.to_owned())
+    }
+}
+
+impl SecretSource {
+    /// The secret as it is now. Blocks for the length of one small file read.
+    ///
+    /// # Errors
+    /// [`SecretError`] when the file is missing, unreadable or empty.
+    pub fn read(&self) -> Result<Secret, SecretError> {
+        match self {
+            Self::Fixed(secret) => Ok(secret.clone()),
+            Self::File(path) => read_file(path),
+        }
+    }
+}
+
+fn read_file(path: &Path) -> Result<Secret, SecretError> {
+    let text = std::fs::read_to_string(path)
+        .map(Zeroizing::new)
+        .map_err(|source| SecretError::Unreadable { path: path.to_owned(), source })?;
+    // Editors and `kubectl create secret --from-file` leave a newline that is not part of the secret.
+    match text.trim_end_matches(['\r', '\n']) {
+        "" => Err(SecretError::Empty(path.to_owned())),
+        secret => Ok(Secret::from(secret)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_does_not_print() {
+        let secret = Secret::from("hunter2");
+        assert_eq!(format!("{secret:?} {:?}", SecretSource::Fixed(secret.clone())), "[secret] Fixed([secret])");
+    }
+
+    #[test]
+    fn a_secret_file_loses_its_newline_and_is_read_again_after_a_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secret");
+        let source = SecretSource::File(path.clone());
+        assert!(matches!(source.read(), Err(SecretError::Unreadable { .. })));
+        std::fs::write(&path, "one\r\n").unwrap();
+        assert_eq!(source.read().unwrap().expose(), "one");
+        std::fs::write(&path, " two \n").unwrap();
+        assert_eq!(source.read().unwrap().expose(), " two ");
+        std::fs::write(&path, "\n").unwrap();
+        assert!(matches!(source.read(), Err(SecretError::Empty(_))));
+    }
+}

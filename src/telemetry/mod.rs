@@ -1,0 +1,3 @@
+//! What the program says of itself: logs, metrics, readiness.
+
+pub mod log;

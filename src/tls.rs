@@ -1,0 +1,150 @@
+//! TLS towards upstreams and token endpoints: which roots are trusted, which client certificate is shown.
+//!
+//! There is one crypto provider in the process (aws-lc-rs) and it is passed explicitly; certificate checks cannot be
+//! switched off. Imports nothing of ours.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
+
+/// What distinguishes one TLS client configuration from another.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ClientSettings {
+    /// PEM file with roots that are trusted besides the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Certificate and key shown to a server that asks (mutual TLS of a custom domain).
+    pub identity: Option<Identity>,
+    /// Whether HTTP/2 is offered.
+    pub http2: Http2,
+}
+
+/// A client certificate chain and its private key, both PEM files.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// The chain, leaf first.
+    pub cert: PathBuf,
+    /// PKCS#8, PKCS#1 or SEC1.
+    pub key: PathBuf,
+}
+
+/// Whether HTTP/2 is offered in the TLS handshake.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Http2 {
+    /// Offered; the server chooses by ALPN.
+    #[default]
+    Auto,
+    /// HTTP/1.1 only.
+    Never,
+}
+
+/// A TLS configuration that could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A PEM file is missing, unreadable or malformed.
+    #[error("reading {what} from {}", path.display())]
+    Pem {
+        /// What was expected in the file.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: rustls::pki_types::pem::Error,
+    },
+    /// A PEM file has no certificate in it.
+    #[error("{} holds no certificate", .0.display())]
+    NoCertificate(PathBuf),
+    /// A certificate or key that rustls refuses.
+    #[error("using {}", path.display())]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: rustls::Error,
+    },
+    /// Neither the system nor the config gave a root certificate.
+    #[error(
+        "no root certificates: the system has none (install ca-certificates or set SSL_CERT_FILE) and no ca_file is configured"
+    )]
+    NoRoots,
+    /// The provider lacks the protocol versions we ask for; cannot happen with the provider we ship.
+    #[error("setting up TLS 1.2 and 1.3")]
+    Versions(#[source] rustls::Error),
+}
+
+/// The system's root certificates, read once: 145 of them take 3 ms, and every upstream shares them.
+#[derive(Clone, Debug)]
+pub struct SystemRoots(Arc<RootCertStore>);
+
+impl SystemRoots {
+    /// Reads the roots of the operating system, or of `SSL_CERT_FILE` and `SSL_CERT_DIR`; Mozilla's, if those are empty
+    /// and the `bundled-roots` feature is on.
+    pub fn load() -> Self {
+        let found = rustls_native_certs::load_native_certs();
+        for error in &found.errors {
+            tracing::warn!(%error, "a root certificate of the system could not be read");
+        }
+        let mut roots = RootCertStore::empty();
+        let (_, unusable) = roots.add_parsable_certificates(found.certs);
+        if unusable > 0 {
+            tracing::debug!(unusable, "root certificates of the system that rustls does not take");
+        }
+        #[cfg(feature = "bundled-roots")]
+        if roots.is_empty() {
+            tracing::info!("the system has no root certificates; Mozilla's bundled ones are used");
+            roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+        }
+        Self(Arc::new(roots))
+    }
+
+    /// A client configuration with `alpn` as its protocols, most wanted first.
+    ///
+    /// # Errors
+    /// [`TlsError`] when a file cannot be used or no root is left.
+    pub fn client_config(&self, settings: &ClientSettings, alpn: &[&[u8]]) -> Result<ClientConfig, TlsError> {
+        let mut roots = (*self.0).clone();
+        if let Some(path) = &settings.ca_file {
+            for certificate in certificates(path)? {
+                roots.add(certificate).map_err(|source| TlsError::Unusable { path: path.clone(), source })?;
+            }
+        }
+        if roots.is_empty() {
+            return Err(TlsError::NoRoots);
+        }
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(TlsError::Versions)?
+            .with_root_certificates(roots);
+        let mut config = match &settings.identity {
+            None => builder.with_no_client_auth(),
+            Some(identity) => builder
+                .with_client_auth_cert(certificates(&identity.cert)?, private_key(&identity.key)?)
+                .map_err(|source| TlsError::Unusable { path: identity.cert.clone(), source })?,
+        };
+        config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+        Ok(config)
+    }
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let unreadable = |source| TlsError::Pem { what: "certificates", path: path.to_owned(), source };
+    let found = CertificateDer::pem_file_iter(path).map_err(unreadable)?;
+    let chain = found.collect::<Result<Vec<_>, _>>().map_err(unreadable)?;
+    if chain.is_empty() {
+        return Err(TlsError::NoCertificate(path.to_owned()));
+    }
+    Ok(chain)
+}
+
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_file(path).map_err(|source| TlsError::Pem {
+        what: "a private key",
+        path: path.to_owned(),
+        source,
+    })
+}
