@@ -1,3 +1,203 @@
 //! Authorisation: what is added to a request so that its API takes it.
+//!
+//! A [`Scheme`] computes a [`Grant`] from a request and a credential; it never touches the request itself. Credentials
+//! come from one refreshing cache and are shared by all schemes whose credential settings are equal. Imports `message`,
+//! `clock`, `secret`, `tasks`.
 
+pub mod aws;
+pub mod control;
+pub mod error;
+pub mod oauth;
+pub mod refreshing;
+pub mod request;
+pub mod sigv4;
 pub mod spec;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::{HeaderName, HeaderValue};
+
+use self::aws::ProviderSource;
+use self::control::Control;
+use self::error::AuthError;
+use self::oauth::ClientCredentialsSource;
+use self::refreshing::{Refreshing, Source, Status, Unavailable};
+use self::request::{Grant, Unsigned};
+use self::spec::{AwsCredentials, AwsSource, ClientCredentials, Kind, PayloadSigning, Spec};
+use crate::clock::Clock;
+use crate::secret::Secret;
+use crate::tasks::Tasks;
+
+/// One way to authorise requests, with its credential.
+#[derive(Debug)]
+pub struct Scheme {
+    name: Arc<str>,
+    means: Means,
+}
+
+#[derive(Debug)]
+enum Means {
+    Bearer { token: Arc<Refreshing<ClientCredentialsSource>>, header: HeaderName, scheme: String },
+    SigV4 { keys: Arc<Refreshing<ProviderSource>>, scope: sigv4::Scope },
+}
+
+impl Scheme {
+    /// The name of its `[auth.*]` table.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// Whether the request's body must be hashed before [`Scheme::authorize`].
+    pub fn covers_body(&self) -> bool {
+        match &self.means {
+            Means::Bearer { .. } => false,
+            Means::SigV4 { scope, .. } => scope.payload == PayloadSigning::Signed,
+        }
+    }
+
+    /// Whether the query must be in the form that signers agree on.
+    pub fn covers_query(&self) -> bool {
+        matches!(self.means, Means::SigV4 { .. })
+    }
+
+    /// What to add to `request`, sent at `now`.
+    ///
+    /// # Errors
+    /// [`AuthError`]: no credential, or a request that cannot be signed.
+    pub async fn authorize(&self, request: &Unsigned<'_>, now: SystemTime) -> Result<Grant, AuthError> {
+        match &self.means {
+            Means::Bearer { token, header, scheme } => {
+                let lease = token.get().await.map_err(|missing| self.unavailable(missing))?;
+                Ok(Grant::new(vec![(header.clone(), bearer(scheme, &lease.value))]))
+            }
+            Means::SigV4 { keys, scope } => {
+                let lease = keys.get().await.map_err(|missing| self.unavailable(missing))?;
+                sigv4::authorize(request, &lease.value.identity, scope, now)
+            }
+        }
+    }
+
+    fn unavailable(&self, missing: Unavailable) -> AuthError {
+        let Unavailable { cause, retry_after } = missing;
+        AuthError::Unavailable { auth: Arc::clone(&self.name), retry_after, cause }
+    }
+}
+
+fn bearer(scheme: &str, token: &Secret) -> HeaderValue {
+    let token = token.expose();
+    let text = if scheme.is_empty() { token.to_owned() } else { format!("{scheme} {token}") };
+    let mut value = HeaderValue::try_from(text).unwrap_or_else(|_not_a_token| {
+        // The scheme was checked with the config and the token when it came: both are visible ASCII.
+        HeaderValue::from_static("")
+    });
+    value.set_sensitive(true);
+    value
+}
+
+/// All schemes of a config, and the credentials behind them.
+#[derive(Debug, Default)]
+pub struct Schemes {
+    /// In the order of the specs.
+    pub schemes: Vec<Arc<Scheme>>,
+    /// Each credential once.
+    pub credentials: Vec<Arc<dyn Credential>>,
+}
+
+/// A credential, whatever its kind.
+pub trait Credential: fmt::Debug + Send + Sync {
+    /// How it fares.
+    fn status(&self) -> Status;
+}
+
+impl<S: Source> Credential for Refreshing<S> {
+    fn status(&self) -> Status {
+        Refreshing::status(self)
+    }
+}
+
+/// Builds schemes and starts their credentials, each distinct one once.
+#[derive(Debug)]
+pub struct Builder<'a> {
+    control: &'a Control,
+    clock: &'a Clock,
+    tasks: &'a Tasks,
+    clients: HashMap<ClientCredentials, Arc<Refreshing<ClientCredentialsSource>>>,
+    sources: HashMap<(AwsSource, String), Arc<Refreshing<ProviderSource>>>,
+    roles: HashMap<AwsCredentials, Arc<Refreshing<ProviderSource>>>,
+    built: Schemes,
+}
+
+impl<'a> Builder<'a> {
+    /// A builder whose credentials ask through `control` and live on `tasks`.
+    pub fn new(control: &'a Control, clock: &'a Clock, tasks: &'a Tasks) -> Self {
+        let (clients, sources, roles) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Self { control, clock, tasks, clients, sources, roles, built: Schemes::default() }
+    }
+
+    /// Builds all of `specs`, in order.
+    pub async fn build(mut self, specs: &[Spec]) -> Schemes {
+        for spec in specs {
+            let means = match &spec.kind {
+                Kind::Bearer(bearer) => Means::Bearer {
+                    token: self.client(&spec.name, &bearer.client),
+                    header: bearer.header.clone(),
+                    scheme: bearer.scheme.clone(),
+                },
+                Kind::SigV4(sigv4) => Means::SigV4 {
+                    keys: self.aws(&spec.name, &sigv4.credentials, &sigv4.region).await,
+                    scope: sigv4::Scope {
+                        region: sigv4.region.clone(),
+                        service: sigv4.service.clone(),
+                        payload: sigv4.payload,
+                    },
+                },
+            };
+            self.built.schemes.push(Arc::new(Scheme { name: Arc::clone(&spec.name), means }));
+        }
+        self.built
+    }
+
+    fn client(&mut self, name: &Arc<str>, client: &ClientCredentials) -> Arc<Refreshing<ClientCredentialsSource>> {
+        if let Some(shared) = self.clients.get(client) {
+            return Arc::clone(shared);
+        }
+        let source = ClientCredentialsSource::new(self.control.clone(), client.clone());
+        let token = self.start(Arc::clone(name), source);
+        self.clients.insert(client.clone(), Arc::clone(&token));
+        token
+    }
+
+    async fn aws(&mut self, name: &Arc<str>, wanted: &AwsCredentials, region: &str) -> Arc<Refreshing<ProviderSource>> {
+        let Some(role) = &wanted.assume_role else { return self.source(name, &wanted.source, region).await };
+        if let Some(shared) = self.roles.get(wanted) {
+            return Arc::clone(shared);
+        }
+        let base = self.source(&format!("{name} (base)").into(), &wanted.source, &role.region).await;
+        let source = ProviderSource::role(role, base, self.control).await;
+        let keys = self.start(Arc::clone(name), source);
+        self.roles.insert(wanted.clone(), Arc::clone(&keys));
+        keys
+    }
+
+    async fn source(&mut self, name: &Arc<str>, wanted: &AwsSource, region: &str) -> Arc<Refreshing<ProviderSource>> {
+        // The region decides whose STS a profile with a role calls, so it is part of what the credential is.
+        let key = (wanted.clone(), region.to_owned());
+        if let Some(shared) = self.sources.get(&key) {
+            return Arc::clone(shared);
+        }
+        let source = ProviderSource::base(wanted, region, self.control).await;
+        let keys = self.start(Arc::clone(name), source);
+        self.sources.insert(key, Arc::clone(&keys));
+        keys
+    }
+
+    fn start<S: Source>(&mut self, name: Arc<str>, source: S) -> Arc<Refreshing<S>> {
+        let credential = Refreshing::start(name, source, self.clock.clone(), self.tasks);
+        let status: Arc<dyn Credential> = Arc::<Refreshing<S>>::clone(&credential);
+        self.built.credentials.push(status);
+        credential
+    }
+}

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method};
 
+pub use table::{NoMatch, Table};
 pub use upstream::{Origin, Upstream};
 
 /// One `[[route]]`, resolved.

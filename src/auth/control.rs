@@ -1,0 +1,161 @@
+//! The control plane's one HTTP client: token endpoints here, and every call of `aws-config` through an adapter.
+//!
+//! One client means one set of roots, one proxy policy and one set of limits. It follows no redirect (a token request
+//! carries a secret), keeps no cookie and decompresses nothing. Imports `tls`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_smithy_runtime_api::client::http::{
+    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
+};
+use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
+use aws_smithy_runtime_api::client::result::ConnectorError;
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_types::body::SdkBody;
+use http::StatusCode;
+
+use super::error::FetchError;
+
+/// TCP and TLS together (security.md 3.6: connect 2 s, read 5 s).
+const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+/// The whole call.
+const CALL_LIMIT: Duration = Duration::from_secs(5);
+/// A token answer is 2 KiB; whoever sends more is broken or hostile (T74).
+const LARGEST_ANSWER: usize = 64 * 1024;
+/// A longer Retry-After would not be believed anyway.
+const LARGEST_RETRY_AFTER_SECONDS: u64 = 86_400;
+
+/// The client.
+#[derive(Clone, Debug)]
+pub struct Control {
+    client: reqwest::Client,
+}
+
+/// An answer, read whole.
+#[derive(Debug)]
+pub struct Answer {
+    /// Its status.
+    pub status: StatusCode,
+    /// What it said about when to come back.
+    pub retry_after: Option<Duration>,
+    /// Its body, 64 KiB at most.
+    pub body: Vec<u8>,
+}
+
+impl Control {
+    /// A client that trusts what `tls` trusts.
+    ///
+    /// # Errors
+    /// When reqwest cannot use the configuration; it can use any that rustls built.
+    pub fn try_new(tls: rustls::ClientConfig) -> Result<Self, reqwest::Error> {
+        let client = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .connect_timeout(CONNECT_LIMIT)
+            .timeout(CALL_LIMIT)
+            // Calls are minutes apart: a kept connection would mostly be a dead one.
+            .pool_max_idle_per_host(0)
+            .user_agent(concat!("countersign/", env!("CARGO_PKG_VERSION")))
+            .build()?;
+        Ok(Self { client })
+    }
+
+    /// Posts a form. `authorization` is the whole field value.
+    ///
+    /// # Errors
+    /// [`FetchError::Unreachable`], [`FetchError::TimedOut`], [`FetchError::Malformed`] (too large). A status is not an
+    /// error here.
+    pub async fn post_form(
+        &self,
+        url: &str,
+        authorization: Option<http::HeaderValue>,
+        form: String,
+    ) -> Result<Answer, FetchError> {
+        let mut request = self
+            .client
+            .post(url)
+            .header(http::header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .header(http::header::ACCEPT, "application/json")
+            .body(form);
+        if let Some(authorization) = authorization {
+            request = request.header(http::header::AUTHORIZATION, authorization);
+        }
+        let failed = |source: reqwest::Error| match source.is_timeout() {
+            true => FetchError::TimedOut { endpoint: url.to_owned(), limit: CALL_LIMIT },
+            false => FetchError::Unreachable { endpoint: url.to_owned(), source: source.without_url() },
+        };
+        let mut response = request.send().await.map_err(failed)?;
+        let status = response.status();
+        let retry_after = response
+            .headers()
+            .get(http::header::RETRY_AFTER)
+            .and_then(|value| value.to_str().ok()?.trim().parse().ok())
+            .map(|seconds: u64| Duration::from_secs(seconds.min(LARGEST_RETRY_AFTER_SECONDS)));
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(failed)? {
+            if body.len() + chunk.len() > LARGEST_ANSWER {
+                let problem = format!("it is larger than {LARGEST_ANSWER} bytes");
+                return Err(FetchError::Malformed { endpoint: url.to_owned(), problem });
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(Answer { status, retry_after, body })
+    }
+}
+
+/// `aws-config` calls metadata endpoints and STS through this, and so through the same client as everything else: the
+/// SDK's own client sends metadata requests to a corporate proxy (deps.md 4.2).
+impl HttpClient for Control {
+    fn http_connector(
+        &self,
+        _settings: &HttpConnectorSettings,
+        _components: &RuntimeComponents,
+    ) -> SharedHttpConnector {
+        SharedHttpConnector::new(Connector(Arc::new(self.client.clone())))
+    }
+}
+
+#[derive(Debug)]
+struct Connector(Arc<reqwest::Client>);
+
+impl HttpConnector for Connector {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let client = Arc::clone(&self.0);
+        HttpConnectorFuture::new(async move { call(&client, request).await })
+    }
+}
+
+async fn call(client: &reqwest::Client, request: HttpRequest) -> Result<HttpResponse, ConnectorError> {
+    let request = request.try_into_http1x().map_err(|error| ConnectorError::user(error.into()))?;
+    let (parts, body) = request.into_parts();
+    let bytes = body
+        .bytes()
+        .ok_or_else(|| ConnectorError::user("a streaming body; credential calls have none".into()))?
+        .to_vec();
+    let mut response = client
+        .request(parts.method, parts.uri.to_string())
+        .headers(parts.headers)
+        .body(bytes)
+        .send()
+        .await
+        .map_err(connector_error)?;
+    let mut answer = http::Response::builder().status(response.status());
+    if let Some(headers) = answer.headers_mut() {
+        *headers = std::mem::take(response.headers_mut());
+    }
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(connector_error)? {
+        if body.len() + chunk.len() > LARGEST_ANSWER {
+            return Err(ConnectorError::other("an answer of over 64 KiB".into(), None));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    let answer = answer.body(SdkBody::from(body)).map_err(|error| ConnectorError::user(error.into()))?;
+    HttpResponse::try_from(answer).map_err(|error| ConnectorError::user(error.into()))
+}
+
+fn connector_error(error: reqwest::Error) -> ConnectorError {
+    if error.is_timeout() { ConnectorError::timeout(error.into()) } else { ConnectorError::io(error.into()) }
+}

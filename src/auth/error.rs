@@ -1,0 +1,153 @@
+//! What can go wrong between a request and its authorisation, and whether trying again helps.
+//!
+//! Imports `secret`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::secret::SecretError;
+
+/// A credential that could not be fetched.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// A secret that the request needs could not be read.
+    #[error("reading a secret for the token request")]
+    Secret(#[source] SecretError),
+    /// No answer: name lookup, connection, TLS or a broken answer.
+    #[error("asking {endpoint}")]
+    Unreachable {
+        /// Whom.
+        endpoint: String,
+        /// Why.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// No answer in time.
+    #[error("{endpoint} did not answer within {limit:?}")]
+    TimedOut {
+        /// Whom.
+        endpoint: String,
+        /// How long was waited.
+        limit: Duration,
+    },
+    /// The endpoint says that this client, role or key may not have the credential.
+    #[error("{endpoint} refused: {code}{}", detail(message))]
+    Refused {
+        /// Who.
+        endpoint: String,
+        /// Its error code, such as `invalid_client` or `AccessDenied`.
+        code: String,
+        /// Its own words, if any.
+        message: String,
+    },
+    /// Too many requests.
+    #[error("{endpoint} is throttling")]
+    Throttled {
+        /// Who.
+        endpoint: String,
+        /// When to come back, if it said so.
+        retry_after: Option<Duration>,
+    },
+    /// An error on the endpoint's side.
+    #[error("{endpoint} answered with status {status}")]
+    Failing {
+        /// Who.
+        endpoint: String,
+        /// The status.
+        status: u16,
+        /// When to come back, if it said so.
+        retry_after: Option<Duration>,
+    },
+    /// An answer that cannot be used.
+    #[error("{endpoint} gave an answer that cannot be used: {problem}")]
+    Malformed {
+        /// Who.
+        endpoint: String,
+        /// What is wrong with it; never a part of it that may be secret.
+        problem: String,
+    },
+    /// The AWS chain found no source at all.
+    #[error("no AWS credentials were found in {chain}")]
+    NoSource {
+        /// Where was looked.
+        chain: &'static str,
+        /// What each link of the chain said.
+        #[source]
+        source: aws_credential_types::provider::error::CredentialsError,
+    },
+    /// An AWS credential source failed.
+    #[error("getting AWS credentials from {from}")]
+    Aws {
+        /// Which source.
+        from: String,
+        /// Whether the configuration is at fault.
+        permanence: Permanence,
+        /// Why.
+        #[source]
+        source: aws_credential_types::provider::error::CredentialsError,
+    },
+}
+
+fn detail(message: &str) -> String {
+    if message.is_empty() { String::new() } else { format!(" ({message})") }
+}
+
+/// Whether trying again soon can help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Permanence {
+    /// Somebody must change something: tried once a minute.
+    Permanent,
+    /// It may be over in a moment.
+    Passing,
+}
+
+impl FetchError {
+    /// Whether trying again soon can help.
+    pub fn permanence(&self) -> Permanence {
+        match self {
+            Self::Secret(_) | Self::Refused { .. } | Self::NoSource { .. } => Permanence::Permanent,
+            Self::Aws { permanence, .. } => *permanence,
+            Self::Unreachable { .. }
+            | Self::TimedOut { .. }
+            | Self::Throttled { .. }
+            | Self::Failing { .. }
+            | Self::Malformed { .. } => Permanence::Passing,
+        }
+    }
+
+    /// What the endpoint said about when to come back.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Throttled { retry_after, .. } | Self::Failing { retry_after, .. } => *retry_after,
+            Self::Secret(_)
+            | Self::Unreachable { .. }
+            | Self::TimedOut { .. }
+            | Self::Refused { .. }
+            | Self::Malformed { .. }
+            | Self::NoSource { .. }
+            | Self::Aws { .. } => None,
+        }
+    }
+}
+
+/// A request that could not be authorised; nothing of it was sent.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum AuthError {
+    /// There is no credential that could be used.
+    #[error("no credential for auth \"{auth}\"")]
+    Unavailable {
+        /// The `[auth.*]` table.
+        auth: Arc<str>,
+        /// When the next try may have succeeded.
+        retry_after: Duration,
+        /// Why the last try failed; `None` while the first is under way.
+        #[source]
+        cause: Option<Arc<FetchError>>,
+    },
+    /// A field that must be signed has bytes that no two signers read alike.
+    #[error("the field \"{0}\" must be signed and is not plain ASCII text")]
+    Unsignable(http::HeaderName),
+    /// The signer refused; its reason names no secret.
+    #[error("signing the request")]
+    Signing(#[source] Arc<aws_sigv4::http_request::SigningError>),
+}

@@ -1,0 +1,219 @@
+//! Client-credentials tokens (RFC 6749 4.4), from Cognito or any other issuer.
+//!
+//! What is asked and how answers are judged follows aws.md C1 and security.md 3.6. Tokens are not verified here: the
+//! API does that. A look into one (its `scope`) is for the log only. Imports `secret`, `clock`.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use http::{HeaderValue, StatusCode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+use super::control::{Answer, Control};
+use super::error::FetchError;
+use super::refreshing::{Fetched, Source, WhenExpired};
+use super::spec::{ClientAuth, ClientCredentials};
+use crate::clock::{Expiry, Moment};
+use crate::secret::Secret;
+
+/// A token without `expires_in` is believed for this long.
+const ASSUMED_LIFE: u64 = 300;
+/// A life beyond Cognito's longest is cut to it.
+const LONGEST_LIFE: u64 = 86_400;
+/// A shorter life than this is over before it is used.
+const SHORTEST_LIFE: u64 = 10;
+/// A token has to fit into API Gateway's 10,240 bytes of headers; this leaves room for other APIs.
+const LONGEST_TOKEN: usize = 16_384;
+/// `application/x-www-form-urlencoded` leaves these as they are (WHATWG URL 5.2).
+const FORM: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'*');
+
+/// Fetches tokens for one client.
+#[derive(Debug)]
+pub struct ClientCredentialsSource {
+    control: Control,
+    client: ClientCredentials,
+}
+
+#[derive(Deserialize)]
+struct TokenAnswer {
+    access_token: Zeroizing<String>,
+    token_type: String,
+    #[serde(default)]
+    expires_in: Option<serde_json::Value>,
+    #[serde(default)]
+    scope: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct ErrorAnswer {
+    error: String,
+    #[serde(default)]
+    error_description: String,
+}
+
+impl ClientCredentialsSource {
+    /// A source that asks through `control`.
+    pub fn new(control: Control, client: ClientCredentials) -> Self {
+        Self { control, client }
+    }
+
+    fn request(&self, secret: &Secret) -> (Option<HeaderValue>, String) {
+        let client = &self.client;
+        let mut form = Form::default();
+        form.add("grant_type", "client_credentials");
+        let authorization = match client.client_auth {
+            ClientAuth::Basic => basic(&client.client_id, secret),
+            ClientAuth::Body => {
+                form.add("client_id", &client.client_id);
+                form.add("client_secret", secret.expose());
+                None
+            }
+        };
+        if !client.scopes.is_empty() {
+            form.add("scope", &client.scopes.join(" "));
+        }
+        for (name, value) in &client.params {
+            form.add(name, value);
+        }
+        (authorization, form.0)
+    }
+
+    fn judge(&self, answer: &Answer, now: Moment) -> Result<Fetched<Secret>, FetchError> {
+        let endpoint = || self.client.token_url.clone();
+        if answer.status != StatusCode::OK {
+            return Err(self.refusal(answer));
+        }
+        let malformed = |problem: String| FetchError::Malformed { endpoint: endpoint(), problem };
+        // serde_json's own text can quote the answer, and with it the token.
+        let token: TokenAnswer = serde_json::from_slice(&answer.body).map_err(|error| {
+            malformed(format!(
+                "no JSON with access_token and token_type (line {}, column {})",
+                error.line(),
+                error.column()
+            ))
+        })?;
+        if !token.token_type.eq_ignore_ascii_case("bearer") {
+            return Err(malformed("its token_type is not Bearer".into()));
+        }
+        if !is_token(&token.access_token) {
+            return Err(malformed("its access_token is empty, too long, or has characters that no token has".into()));
+        }
+        let life = match &token.expires_in {
+            None => ASSUMED_LIFE,
+            Some(value) => match value.as_u64() {
+                Some(seconds) if seconds >= SHORTEST_LIFE => seconds.min(LONGEST_LIFE),
+                Some(_) | None => {
+                    return Err(malformed(format!("its expires_in is not a number of seconds from {SHORTEST_LIFE}")));
+                }
+            },
+        };
+        self.compare_scopes(&token);
+        let value = Secret::new(token.access_token.to_string());
+        Ok(Fetched { value, expiry: Some(Expiry::after(now, Duration::from_secs(life))) })
+    }
+
+    fn refusal(&self, answer: &Answer) -> FetchError {
+        let endpoint = self.client.token_url.clone();
+        let status = answer.status;
+        let said: Option<ErrorAnswer> = serde_json::from_slice(&answer.body).ok();
+        let throttled = status == StatusCode::TOO_MANY_REQUESTS
+            || said.as_ref().is_some_and(|said| said.error.contains("TooManyRequests"));
+        if throttled {
+            return FetchError::Throttled { endpoint, retry_after: answer.retry_after };
+        }
+        if status.is_client_error() {
+            // RFC 6749 5.2 codes, or a wrong URL: nothing changes by asking again.
+            let (code, message) = said.map_or_else(
+                || (format!("status {}", status.as_u16()), String::new()),
+                |said| (printable(&said.error), printable(&said.error_description)),
+            );
+            return FetchError::Refused { endpoint, code, message };
+        }
+        FetchError::Failing { endpoint, status: status.as_u16(), retry_after: answer.retry_after }
+    }
+
+    /// Cognito drops a scope that it does not know without a word, and the API then answers 403.
+    fn compare_scopes(&self, token: &TokenAnswer) {
+        let Some(granted) = token.scope.clone().or_else(|| scope_claim(&token.access_token)) else { return };
+        let granted: BTreeSet<&str> = granted.split_ascii_whitespace().collect();
+        let missing: Vec<&str> =
+            self.client.scopes.iter().map(String::as_str).filter(|asked| !granted.contains(asked)).collect();
+        if !missing.is_empty() {
+            tracing::warn!(
+                token_url = %self.client.token_url, client_id = %self.client.client_id, missing = %missing.join(" "),
+                "the token lacks scopes that were asked for; is the resource server defined and the scope enabled for this client?"
+            );
+        }
+    }
+}
+
+impl Source for ClientCredentialsSource {
+    type Value = Secret;
+    const WHEN_EXPIRED: WhenExpired = WhenExpired::Refuse;
+
+    async fn fetch(&self, now: Moment) -> Result<Fetched<Secret>, FetchError> {
+        let secret = self.client.client_secret.read().map_err(FetchError::Secret)?;
+        let (authorization, form) = self.request(&secret);
+        let answer = self.control.post_form(&self.client.token_url, authorization, form).await?;
+        self.judge(&answer, now)
+    }
+}
+
+/// `application/x-www-form-urlencoded`.
+#[derive(Default)]
+struct Form(String);
+
+impl Form {
+    fn add(&mut self, name: &str, value: &str) {
+        if !self.0.is_empty() {
+            self.0.push('&');
+        }
+        self.0.push_str(&form_encode(name));
+        self.0.push('=');
+        self.0.push_str(&form_encode(value));
+    }
+}
+
+fn form_encode(text: &str) -> String {
+    utf8_percent_encode(text, FORM).to_string().replace("%20", "+")
+}
+
+/// RFC 6749 2.3.1: both halves form-encoded, and no line break however long they are.
+fn basic(client_id: &str, secret: &Secret) -> Option<HeaderValue> {
+    let pair = Zeroizing::new(format!("{}:{}", form_encode(client_id), form_encode(secret.expose())));
+    let mut value = HeaderValue::try_from(format!("Basic {}", STANDARD.encode(pair.as_bytes()))).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+/// RFC 6750 2.1 `b64token`, within bounds: nothing that could break a header or a log line.
+fn is_token(text: &str) -> bool {
+    (1..=LONGEST_TOKEN).contains(&text.len())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'~' | b'+' | b'/' | b'=' | b'-'))
+}
+
+/// An endpoint's own words, fit for one log line.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).take(200).collect()
+}
+
+/// The `scope` of a JWT, unverified.
+fn scope_claim(token: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Claims {
+        scope: String,
+    }
+    let payload = token.split('.').nth(1)?;
+    let claims = URL_SAFE_NO_PAD.decode(payload).ok()?;
+    serde_json::from_slice::<Claims>(&claims).ok().map(|claims| claims.scope)
+}
+
+#[cfg(test)]
+#[path = "oauth_tests.rs"]
+mod tests;

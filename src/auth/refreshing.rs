@@ -1,0 +1,401 @@
+//! The one cache of credentials: fetched by a task of its own, ahead of their end, once for all who wait.
+//!
+//! The rules are security.md 3.6 and 3.7. A credential is fetched again at a random point in 65 to 80 % of its life, so
+//! that a fleet that started together does not come back together. While a refresh fails, what is still valid is used.
+//! After a failure nobody asks again until a hold-off has passed; everybody who comes meanwhile gets the same answer.
+//! The SDK's own cache does none of this (aws.md F2). Imports `clock`, `tasks`, `telemetry`.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+
+use super::error::{FetchError, Permanence};
+use crate::clock::{Clock, Expiry, Moment};
+use crate::tasks::Tasks;
+
+/// How long a request waits for a credential (security.md 3.1).
+const CREDENTIAL_WAIT: Duration = Duration::from_secs(5);
+/// Below this much life a caller waits for a fresh one: it must still be valid when the upstream reads it.
+const NEAR_END: Duration = Duration::from_secs(5);
+/// One try: three of an AWS source's own, of 2 s connect and 5 s read at most.
+const FETCH_LIMIT: Duration = Duration::from_secs(15);
+/// Between tries once the answer was a refusal: a person has to act first.
+const PERMANENT_HOLD_OFF: Duration = Duration::from_secs(60);
+/// Longest pause between tries while an old credential is still valid.
+const LONGEST_BACK_OFF: Duration = Duration::from_secs(60);
+/// Longest pause while requests are failing, so that the end of an outage is noticed within 5 s (T76).
+const LONGEST_BACK_OFF_WITHOUT: Duration = Duration::from_secs(5);
+/// No try comes sooner than this after a failure.
+const SHORTEST_BACK_OFF: Duration = Duration::from_secs(1);
+/// A Retry-After beyond this is not believed.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(600);
+/// Between two refreshes that refusals by the upstream ask for.
+const FORCED_REFRESH_FLOOR: Duration = Duration::from_secs(10);
+/// How often the wall clock is looked at, in case it was set.
+const WALL_CHECK: Duration = Duration::from_secs(30);
+
+/// Where a kind of credential comes from.
+pub trait Source: Send + Sync + 'static {
+    /// The credential.
+    type Value: Clone + Send + Sync + 'static;
+    /// What to do with one that has expired while no other can be had.
+    const WHEN_EXPIRED: WhenExpired;
+    /// Gets a fresh one. Called by one task at a time.
+    fn fetch(&self, now: Moment) -> impl Future<Output = Result<Fetched<Self::Value>, FetchError>> + Send;
+}
+
+/// What to do with an expired credential while no other can be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenExpired {
+    /// A token known dead is never sent.
+    Refuse,
+    /// AWS credentials are used on: the rule that the AWS SDKs share, since services may extend them in an outage.
+    UseOn,
+}
+
+/// A fresh credential.
+#[derive(Clone, Debug)]
+pub struct Fetched<V> {
+    /// The credential.
+    pub value: V,
+    /// Its end; `None` for keys that have none.
+    pub expiry: Option<Expiry>,
+}
+
+/// A credential lent to one request.
+#[derive(Clone, Debug)]
+pub struct Lease<V> {
+    /// The credential.
+    pub value: V,
+    /// Which fetch it came from, for [`Refreshing::reject`].
+    pub generation: u64,
+}
+
+/// No credential can be lent.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("no valid credential")]
+pub struct Unavailable {
+    /// Why the last try failed; `None` while the first is under way.
+    #[source]
+    pub cause: Option<Arc<FetchError>>,
+    /// When the next try may have succeeded.
+    pub retry_after: Duration,
+}
+
+/// How a credential fares, for readiness, metrics and `check --online`.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// What it is and whose, without secrets.
+    pub name: Arc<str>,
+    /// Whether a request would get one now.
+    pub usable: bool,
+    /// Whether a first try has ended, well or not.
+    pub tried: bool,
+    /// The end of the one held.
+    pub expires: Option<SystemTime>,
+    /// Why the last try failed, until one succeeds.
+    pub failure: Option<Arc<FetchError>>,
+    /// Successful fetches.
+    pub fetched: u64,
+    /// Failed ones.
+    pub failed: u64,
+}
+
+/// A credential that stays fresh.
+pub struct Refreshing<S: Source> {
+    name: Arc<str>,
+    source: S,
+    clock: Clock,
+    state: ArcSwap<State<S::Value>>,
+    /// Wakes the task.
+    demand: Notify,
+    /// Counts tries that have ended; wakes those who wait.
+    tries: watch::Sender<u64>,
+    fetched: AtomicU64,
+    failed: AtomicU64,
+}
+
+struct State<V> {
+    held: Option<Held<V>>,
+    failure: Option<Failure>,
+}
+
+#[derive(Clone)]
+struct Held<V> {
+    lease: Lease<V>,
+    expiry: Option<Expiry>,
+    fetched_at: Instant,
+    refresh_at: Option<Instant>,
+}
+
+#[derive(Clone)]
+struct Failure {
+    cause: Arc<FetchError>,
+    retry_at: Instant,
+    in_a_row: u32,
+}
+
+impl<S: Source> Refreshing<S> {
+    /// Starts the task that keeps the credential fresh; the first fetch begins at once.
+    pub fn start(name: Arc<str>, source: S, clock: Clock, tasks: &Tasks) -> Arc<Self> {
+        let credential = Arc::new(Self {
+            name,
+            source,
+            clock,
+            state: ArcSwap::from_pointee(State { held: None, failure: None }),
+            demand: Notify::new(),
+            tries: watch::Sender::new(0),
+            fetched: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+        });
+        tasks.spawn("credential", Arc::clone(&credential).keep_fresh());
+        credential
+    }
+
+    /// A credential that is valid now, from memory in all but the first moments and outages.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: at once during a hold-off, else after 5 s.
+    ///
+    /// # Cancellation
+    /// Safe: the fetch goes on for the others.
+    pub async fn get(&self) -> Result<Lease<S::Value>, Unavailable> {
+        let now = self.clock.now();
+        if let Some(held) = &self.state.load().held
+            && held.left(now).is_none_or(|left| left > NEAR_END)
+        {
+            return Ok(held.lease.clone());
+        }
+        self.wait(now.monotonic + CREDENTIAL_WAIT).await
+    }
+
+    /// The upstream refused this credential: it is fetched again soon, but not because of each of many refusals.
+    pub fn reject(&self, generation: u64) {
+        let now = self.clock.now();
+        self.state.rcu(|state| {
+            let held = state.held.clone().map(|mut held| {
+                if held.lease.generation == generation {
+                    let soonest = held.fetched_at + FORCED_REFRESH_FLOOR;
+                    let forced = soonest.max(now.monotonic);
+                    held.refresh_at = Some(held.refresh_at.map_or(forced, |planned| planned.min(forced)));
+                }
+                held
+            });
+            Arc::new(State { held, failure: state.failure.clone() })
+        });
+        self.demand.notify_one();
+    }
+
+    /// How the credential fares.
+    pub fn status(&self) -> Status {
+        let now = self.clock.now();
+        let state = self.state.load();
+        let fetched = self.fetched.load(Ordering::Relaxed);
+        let failed = self.failed.load(Ordering::Relaxed);
+        Status {
+            name: Arc::clone(&self.name),
+            usable: state.held.as_ref().is_some_and(|held| held.may_be_used::<S>(now)),
+            tried: fetched + failed > 0,
+            expires: state.held.as_ref().and_then(|held| held.expiry).map(Expiry::wall),
+            failure: state.failure.as_ref().map(|failure| Arc::clone(&failure.cause)),
+            fetched,
+            failed,
+        }
+    }
+
+    /// Returns once the next try has ended, or the first if there was none.
+    pub async fn tried(&self) {
+        let mut tries = self.tries.subscribe();
+        // The sender lives as long as `self`.
+        let _alive = tries.wait_for(|tries| *tries > 0).await;
+    }
+
+    async fn wait(&self, deadline: Instant) -> Result<Lease<S::Value>, Unavailable> {
+        let mut tries = self.tries.subscribe();
+        loop {
+            let now = self.clock.now();
+            let state = self.state.load_full();
+            let held = state.held.as_ref().filter(|held| held.may_be_used::<S>(now));
+            if let Some(held) = held
+                && held.left(now).is_none_or(|left| left > NEAR_END)
+            {
+                return Ok(held.lease.clone());
+            }
+            let holding_off = state.failure.as_ref().filter(|failure| failure.retry_at > now.monotonic);
+            let give_up = holding_off.is_some() || {
+                self.demand.notify_one();
+                timeout_at(deadline, tries.changed()).await.is_err()
+            };
+            if give_up {
+                let failure = state.failure.as_ref();
+                return held.map(|held| held.lease.clone()).ok_or_else(|| Unavailable {
+                    cause: failure.map(|failure| Arc::clone(&failure.cause)),
+                    retry_after: failure
+                        .map_or(SHORTEST_BACK_OFF, |failure| failure.retry_at.saturating_duration_since(now.monotonic)),
+                });
+            }
+        }
+    }
+
+    async fn keep_fresh(self: Arc<Self>) {
+        let mut generation = 0;
+        loop {
+            let due = self.state.load().due(self.clock.now());
+            match due {
+                Some(at) if at <= Instant::now() => {
+                    generation += 1;
+                    self.refresh(generation).await;
+                }
+                due => {
+                    let wall_check = Instant::now() + WALL_CHECK;
+                    let wake = due.map_or(wall_check, |due| due.min(wall_check));
+                    tokio::select! {
+                        () = sleep_until(wake) => {}
+                        () = self.demand.notified() => {}
+                    }
+                }
+            }
+        }
+    }
+
+    async fn refresh(&self, generation: u64) {
+        let before = self.clock.now();
+        let outcome = timeout(FETCH_LIMIT, self.source.fetch(before)).await;
+        let now = self.clock.now();
+        let outcome = outcome
+            .unwrap_or_else(|_elapsed| {
+                Err(FetchError::TimedOut { endpoint: self.name.to_string(), limit: FETCH_LIMIT })
+            })
+            .and_then(|fetched| match fetched.expiry.map(|expiry| expiry.left(now)) {
+                Some(Duration::ZERO) => Err(FetchError::Malformed {
+                    endpoint: self.name.to_string(),
+                    problem: "the credential has already expired; is this machine's clock right?".into(),
+                }),
+                _ => Ok(fetched),
+            });
+        match outcome {
+            Ok(fetched) => self.accept(fetched, generation, now),
+            Err(error) => self.hold_off(error, now),
+        }
+        self.tries.send_modify(|tries| *tries += 1);
+    }
+
+    fn accept(&self, fetched: Fetched<S::Value>, generation: u64, now: Moment) {
+        let refresh_at = fetched.expiry.map(|expiry| now.monotonic + expiry.left(now).mul_f64(refresh_point()));
+        let recovered = self.state.load().failure.is_some();
+        self.state.store(Arc::new(State {
+            held: Some(Held {
+                lease: Lease { value: fetched.value, generation },
+                expiry: fetched.expiry,
+                fetched_at: now.monotonic,
+                refresh_at,
+            }),
+            failure: None,
+        }));
+        self.fetched.fetch_add(1, Ordering::Relaxed);
+        let life = fetched.expiry.map(|expiry| expiry.left(now));
+        if recovered || generation == 1 {
+            tracing::info!(credential = %self.name, ?life, "credential obtained");
+        } else {
+            tracing::debug!(credential = %self.name, ?life, "credential refreshed");
+        }
+    }
+
+    fn hold_off(&self, error: FetchError, now: Moment) {
+        let old = self.state.load_full();
+        let in_a_row = old.failure.as_ref().map_or(0, |failure| failure.in_a_row) + 1;
+        let left = old.held.as_ref().and_then(|held| held.left(now)).filter(|left| !left.is_zero());
+        let pause = back_off(&error, in_a_row, left);
+        let still = old.held.as_ref().is_some_and(|held| held.may_be_used::<S>(now));
+        let cause = Arc::new(error);
+        let chain = Chain(&*cause);
+        if still {
+            let until = left.unwrap_or_default();
+            tracing::warn!(credential = %self.name, error = %chain, still_valid_for = ?until, next_try_in = ?pause, "credential not refreshed");
+        } else {
+            tracing::error!(credential = %self.name, error = %chain, next_try_in = ?pause, "no credential");
+        }
+        let failure = Failure { cause, retry_at: now.monotonic + pause, in_a_row };
+        self.state.store(Arc::new(State { held: old.held.clone(), failure: Some(failure) }));
+        self.failed.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl<S: Source> fmt::Debug for Refreshing<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Refreshing").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl<V> State<V> {
+    /// When the next fetch is due; `None` when there is nothing to refresh.
+    fn due(&self, now: Moment) -> Option<Instant> {
+        let wanted = match &self.held {
+            None => now.monotonic,
+            Some(held) if held.left(now).is_some_and(|left| left <= NEAR_END) => now.monotonic,
+            Some(held) => held.refresh_at?,
+        };
+        Some(self.failure.as_ref().map_or(wanted, |failure| wanted.max(failure.retry_at)))
+    }
+}
+
+impl<V> Held<V> {
+    fn left(&self, now: Moment) -> Option<Duration> {
+        self.expiry.map(|expiry| expiry.left(now))
+    }
+
+    fn may_be_used<S: Source>(&self, now: Moment) -> bool {
+        S::WHEN_EXPIRED == WhenExpired::UseOn || self.left(now).is_none_or(|left| !left.is_zero())
+    }
+}
+
+/// An error and all that lies beneath it, in one line.
+#[derive(Debug)]
+pub struct Chain<'a>(pub &'a (dyn std::error::Error + 'static));
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut said = self.0.to_string();
+        f.write_str(&said)?;
+        let mut beneath = self.0.source();
+        while let Some(error) = beneath {
+            let text = error.to_string();
+            // Some libraries print their source themselves; saying it once is enough.
+            if !said.contains(&text) {
+                write!(f, ": {text}")?;
+                said = text;
+            }
+            beneath = error.source();
+        }
+        Ok(())
+    }
+}
+
+/// A random point in 65 to 80 % of a life (security.md 3.7).
+fn refresh_point() -> f64 {
+    0.65 + 0.15 * fastrand::f64()
+}
+
+/// How long nobody asks again: full jitter over a doubling range, capped by what is left of the old credential.
+fn back_off(error: &FetchError, in_a_row: u32, left: Option<Duration>) -> Duration {
+    let asked = error.retry_after().unwrap_or_default().min(LONGEST_RETRY_AFTER);
+    let pause = match error.permanence() {
+        Permanence::Permanent => PERMANENT_HOLD_OFF,
+        Permanence::Passing => {
+            let longest = left.map_or(LONGEST_BACK_OFF_WITHOUT, |left| LONGEST_BACK_OFF.min(left / 4));
+            let range = SHORTEST_BACK_OFF.saturating_mul(1_u32 << in_a_row.min(10)).min(longest);
+            range.mul_f64(fastrand::f64()).max(SHORTEST_BACK_OFF)
+        }
+    };
+    pause.max(asked)
+}
+
+#[cfg(test)]
+#[path = "refreshing_tests.rs"]
+mod tests;

@@ -1,0 +1,46 @@
+//! What an authoriser sees of a request, and what it gives back. Computing a grant changes nothing; the proxy applies it.
+//!
+//! Imports `message`.
+
+use http::uri::{Authority, PathAndQuery};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+
+use crate::message::body::Sha256Hex;
+
+/// A request as it will be sent, but for the fields of a [`Grant`].
+#[derive(Clone, Copy, Debug)]
+pub struct Unsigned<'a> {
+    /// Method.
+    pub method: &'a Method,
+    /// What is sent as Host.
+    pub authority: &'a Authority,
+    /// Path and query, exactly as they go on the wire.
+    pub path_and_query: &'a PathAndQuery,
+    /// All fields but Host.
+    pub headers: &'a HeaderMap,
+    /// The hash of the body, where the scheme asked for it.
+    pub payload: Option<&'a Sha256Hex>,
+}
+
+/// The fields that make a request authorised.
+#[derive(Debug)]
+pub struct Grant {
+    fields: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Grant {
+    /// A grant of these fields; secret values are marked sensitive by whoever makes them.
+    pub(super) fn new(fields: Vec<(HeaderName, HeaderValue)>) -> Self {
+        Self { fields }
+    }
+
+    /// Nothing to add: `auth = "none"`.
+    pub fn nothing() -> Self {
+        Self { fields: Vec::new() }
+    }
+
+    /// The fields, each of which replaces what is there under its name.
+    pub fn into_fields(self) -> Vec<(HeaderName, HeaderValue)> {
+        self.fields
+    }
+}

@@ -1,0 +1,367 @@
+//! Request bodies on their way out: streamed as they come, or read, hashed and held because a signature covers them.
+//!
+//! A body that is held has claimed its bytes from one process-wide budget before the first was read. A body that ends
+//! early is an error all the way, so that an upstream never takes a part for the whole. Imports nothing of ours.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use aws_lc_rs::digest::{self, SHA256};
+use bytes::{Bytes, BytesMut};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, Sleep, sleep_until, timeout, timeout_at};
+
+/// How long a body waits for its share of the budget. Long enough for uploads to take turns, short enough that a
+/// caller with a 30 s timeout of its own still reads our 503.
+const BUDGET_WAIT: Duration = Duration::from_secs(10);
+/// A body of unknown length claims this much at a time: 64 KiB, the size of hyper's reads.
+const CLAIM_STEP: u64 = 64 * 1024;
+/// The budget is counted in these, so that a semaphore of `u32` permits spans 4 TiB.
+const UNIT: u64 = 1024;
+
+/// SHA-256 of a body, as 64 lower-case hex digits.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Sha256Hex(String);
+
+/// A request body on its way out.
+#[derive(Debug)]
+pub struct OutboundBody(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    Empty,
+    Held { bytes: Bytes, claim: Arc<Claim> },
+    Streaming(Streaming),
+}
+
+/// A body that passes as it comes. Its trailers stay here: nothing in them was checked (security.md T29).
+#[derive(Debug)]
+struct Streaming {
+    incoming: Incoming,
+    idle: IdleTimer,
+    passed: Arc<AtomicU64>,
+}
+
+/// Why a request body could not be read to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// Larger than what may be held for a signature.
+    #[error("the body is larger than {limit} bytes, the most that this route holds for signing")]
+    TooLarge {
+        /// The limit, in bytes.
+        limit: u64,
+    },
+    /// The budget stayed full.
+    #[error("no room for another {needed} bytes among the bodies held for signing")]
+    NoRoom {
+        /// Bytes that were asked for.
+        needed: u64,
+    },
+    /// The client stopped sending.
+    #[error("no byte of the body came for {0:?}")]
+    Idle(Duration),
+    /// The client went away or broke the framing.
+    #[error("reading the request body")]
+    Broken(#[source] hyper::Error),
+}
+
+/// The bytes that all held bodies may take together.
+#[derive(Clone, Debug)]
+pub struct Budget {
+    units: Arc<Semaphore>,
+    total: u64,
+}
+
+/// Bytes taken from the budget until it is dropped.
+#[derive(Debug)]
+pub struct Claim(#[expect(dead_code, reason = "held for its drop")] Option<OwnedSemaphorePermit>);
+
+impl Budget {
+    /// A budget of `total` bytes.
+    pub fn new(total: u64) -> Self {
+        let units = usize::try_from(total / UNIT).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        Self { units: Arc::new(Semaphore::new(units)), total }
+    }
+
+    /// Bytes claimed now.
+    pub fn used(&self) -> u64 {
+        self.total.saturating_sub(self.units.available_permits() as u64 * UNIT)
+    }
+
+    /// Claims `bytes`, waiting for its turn until `deadline`.
+    async fn claim(&self, bytes: u64, deadline: Instant) -> Result<Option<OwnedSemaphorePermit>, BodyError> {
+        let no_room = || BodyError::NoRoom { needed: bytes };
+        let units = u32::try_from(bytes.div_ceil(UNIT)).map_err(|_too_many| no_room())?;
+        if units == 0 {
+            return Ok(None);
+        }
+        match timeout_at(deadline, Arc::clone(&self.units).acquire_many_owned(units)).await {
+            Ok(Ok(permit)) => Ok(Some(permit)),
+            Ok(Err(_)) | Err(_) => Err(no_room()),
+        }
+    }
+}
+
+/// Reads and hashes a body that a signature must cover.
+///
+/// With a known length the whole of it is claimed from `budget` before a byte is read; otherwise 64 KiB at a time.
+///
+/// # Errors
+/// [`BodyError`]: `TooLarge` before reading when the length is known, else as soon as it shows.
+///
+/// # Cancellation
+/// Dropping the future gives its claim back.
+pub async fn hold(
+    mut incoming: Incoming,
+    limit: u64,
+    budget: &Budget,
+    idle: Duration,
+) -> Result<(OutboundBody, Sha256Hex), BodyError> {
+    if incoming.is_end_stream() {
+        return Ok((OutboundBody::empty(), Sha256Hex::of_nothing()));
+    }
+    let known = incoming.size_hint().exact();
+    if known.is_some_and(|length| length > limit) {
+        return Err(BodyError::TooLarge { limit });
+    }
+    let deadline = Instant::now() + BUDGET_WAIT;
+    let mut claimed = known.unwrap_or(CLAIM_STEP).min(limit);
+    let mut permit = budget.claim(claimed, deadline).await?;
+    let mut bytes = BytesMut::with_capacity(usize::try_from(claimed).unwrap_or_default());
+    let mut hash = digest::Context::new(&SHA256);
+    loop {
+        let frame = match timeout(idle, incoming.frame()).await {
+            Err(_) => return Err(BodyError::Idle(idle)),
+            Ok(None) => break,
+            Ok(Some(frame)) => frame.map_err(BodyError::Broken)?,
+        };
+        let Ok(data) = frame.into_data() else { continue };
+        let length = (bytes.len() + data.len()) as u64;
+        if length > limit {
+            return Err(BodyError::TooLarge { limit });
+        }
+        while claimed < length {
+            let step = CLAIM_STEP.min(limit - claimed);
+            let more = budget.claim(step, Instant::now() + BUDGET_WAIT).await?;
+            claimed += step;
+            match (&mut permit, more) {
+                (Some(permit), Some(more)) => permit.merge(more),
+                (permit, more) => *permit = more,
+            }
+        }
+        hash.update(&data);
+        bytes.extend_from_slice(&data);
+    }
+    let sha256 = Sha256Hex::new(hash.finish().as_ref());
+    if bytes.is_empty() {
+        return Ok((OutboundBody::empty(), sha256));
+    }
+    let claim = Arc::new(Claim(permit));
+    Ok((OutboundBody(Kind::Held { bytes: bytes.freeze(), claim }), sha256))
+}
+
+impl OutboundBody {
+    /// No body.
+    pub fn empty() -> Self {
+        Self(Kind::Empty)
+    }
+
+    /// A body that passes as it comes; `passed` counts its bytes.
+    pub fn streaming(incoming: Incoming, idle: Duration, passed: Arc<AtomicU64>) -> Self {
+        if incoming.is_end_stream() {
+            return Self::empty();
+        }
+        Self(Kind::Streaming(Streaming { incoming, idle: IdleTimer::new(idle), passed }))
+    }
+
+    /// The same body once more, if all of it is at hand.
+    pub fn replay(&self) -> Option<Self> {
+        match &self.0 {
+            Kind::Empty => Some(Self::empty()),
+            Kind::Held { bytes, claim } => Some(Self(Kind::Held { bytes: bytes.clone(), claim: Arc::clone(claim) })),
+            Kind::Streaming(_) => None,
+        }
+    }
+
+    /// Bytes, if known.
+    pub fn length(&self) -> Option<u64> {
+        self.size_hint().exact()
+    }
+}
+
+impl Body for OutboundBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut self.0 {
+            Kind::Empty => Poll::Ready(None),
+            Kind::Held { bytes, .. } => {
+                // The claim stays until the body is dropped: the bytes are still in the connection's write queue.
+                let whole = std::mem::take(bytes);
+                Poll::Ready((!whole.is_empty()).then(|| Ok(Frame::data(whole))))
+            }
+            Kind::Streaming(streaming) => streaming.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Kind::Empty => true,
+            Kind::Held { bytes, .. } => bytes.is_empty(),
+            Kind::Streaming(streaming) => streaming.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Kind::Empty => SizeHint::with_exact(0),
+            Kind::Held { bytes, .. } => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Streaming(streaming) => streaming.incoming.size_hint(),
+        }
+    }
+}
+
+impl Streaming {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => {
+                ready!(self.idle.poll_elapsed(cx));
+                return Poll::Ready(Some(Err(BodyError::Idle(self.idle.limit()))));
+            }
+        };
+        self.idle.restart();
+        Poll::Ready(match frame {
+            None => None,
+            Some(Err(error)) => Some(Err(BodyError::Broken(error))),
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => {
+                    self.passed.fetch_add(data.len() as u64, Ordering::Relaxed);
+                    Some(Ok(Frame::data(data)))
+                }
+                Err(_trailers) => None,
+            },
+        })
+    }
+}
+
+/// A timer for the gap between two pieces. It is armed only when something has to be waited for, and moved without
+/// touching the runtime's timer wheel: a body that flows costs no timer.
+pub struct IdleTimer {
+    limit: Duration,
+    waiting_since: Option<Instant>,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl IdleTimer {
+    /// A timer that fires after `limit` of waiting.
+    pub fn new(limit: Duration) -> Self {
+        Self { limit, waiting_since: None, sleep: None }
+    }
+
+    /// The longest wait.
+    pub fn limit(&self) -> Duration {
+        self.limit
+    }
+
+    /// A piece came.
+    pub fn restart(&mut self) {
+        self.waiting_since = None;
+    }
+
+    /// Ready once nothing came for the whole limit.
+    pub fn poll_elapsed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let since = *self.waiting_since.get_or_insert_with(Instant::now);
+        let deadline = since + self.limit;
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        loop {
+            ready!(sleep.as_mut().poll(cx));
+            if sleep.deadline() >= deadline {
+                return Poll::Ready(());
+            }
+            sleep.as_mut().reset(deadline);
+        }
+    }
+}
+
+impl fmt::Debug for IdleTimer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IdleTimer").field("limit", &self.limit).finish_non_exhaustive()
+    }
+}
+
+impl Sha256Hex {
+    /// Of these 32 bytes.
+    fn new(hash: &[u8]) -> Self {
+        Self(hex(hash))
+    }
+
+    /// Of a body without a byte.
+    pub fn of_nothing() -> Self {
+        Self::of(b"")
+    }
+
+    /// Of these bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self::new(digest::digest(&SHA256, bytes).as_ref())
+    }
+
+    /// 64 lower-case hex digits.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Sha256Hex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        // Writing to a String cannot go wrong.
+        let _infallible = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_waits_for_its_turn_and_is_refused_when_none_comes() {
+        let budget = Budget::new(10 * UNIT);
+        let soon = || Instant::now() + BUDGET_WAIT;
+        let first = budget.claim(8 * UNIT, soon()).await.unwrap();
+        assert_eq!(budget.used(), 8 * UNIT);
+        assert!(matches!(budget.claim(4 * UNIT, soon()).await, Err(BodyError::NoRoom { .. })));
+        let waiting = {
+            let budget = budget.clone();
+            async move { budget.claim(4 * UNIT, Instant::now() + BUDGET_WAIT).await }
+        };
+        let (second, ()) = tokio::join!(waiting, async { drop(first) });
+        assert_eq!(budget.used(), 4 * UNIT);
+        drop(second);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn the_hash_of_nothing_is_the_well_known_one() {
+        assert_eq!(
+            Sha256Hex::of_nothing().as_str(),
+            "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+        );
+    }
+}

@@ -1,0 +1,255 @@
+//! Header fields: which ones end here, which ones a caller may not send, which ones an upstream may not.
+//!
+//! The rules are RFC 9110 7.6.1 and security.md 2.4 and 2.5. Imports nothing of ours.
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+/// Our name in `Via` (RFC 9110 7.6.3); a request that already carries it has gone in a circle.
+pub const VIA_NAME: &str = "countersign";
+/// The field that carries the request id, in both directions.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Why the answer is not the upstream's.
+pub const ERROR_CODE: HeaderName = HeaderName::from_static("x-countersign-error");
+/// RFC 9209.
+pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+/// The caller token's field; it never travels on.
+pub const CALLER_TOKEN: HeaderName = HeaderName::from_static("x-countersign-token");
+
+/// Which of a caller's fields stand for an identity and so may not pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallerIdentity {
+    /// The route authorises requests itself: the caller's own authorisation is dropped.
+    Replaced,
+    /// `auth = "none"`: the caller's own authorisation is the API's business.
+    Passed,
+}
+
+/// Takes out of a request what must not travel on: hop-by-hop fields and those that `Connection` names, the framing
+/// (ours is set later), `Host`, forwarding fields, and fields that would pose as an identity.
+///
+/// `removed` is told each name, for `explain`.
+pub fn strip_request(headers: &mut HeaderMap, identity: CallerIdentity, mut removed: impl FnMut(&HeaderName)) {
+    strip_nominated(headers, &mut removed);
+    retain(headers, |name| !is_dropped_from_request(name, identity), &mut removed);
+}
+
+/// Takes out of a response what must not travel on. `trailers` is whether the client said that it takes them.
+pub fn strip_response(headers: &mut HeaderMap, trailers: Trailers) {
+    let both_framings = headers.contains_key(header::TRANSFER_ENCODING);
+    strip_nominated(headers, &mut |_| {});
+    retain(headers, |name| !is_dropped_from_response(name, trailers), &mut |_| {});
+    if both_framings {
+        // RFC 9112 6.3: Transfer-Encoding overrides, and the length is not to be believed.
+        headers.remove(header::CONTENT_LENGTH);
+    }
+}
+
+/// Whether the client takes trailer fields (`TE: trailers`, RFC 9110 10.1.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trailers {
+    /// It does.
+    Wanted,
+    /// It does not; they are dropped.
+    Unwanted,
+}
+
+impl Trailers {
+    /// Reads a request's `TE`.
+    pub fn wanted_by(headers: &HeaderMap) -> Self {
+        let wants = tokens(headers, &header::TE).any(|token| token.eq_ignore_ascii_case("trailers"));
+        if wants { Self::Wanted } else { Self::Unwanted }
+    }
+}
+
+/// Whether a request has gone through a countersign before.
+pub fn has_looped(headers: &HeaderMap) -> bool {
+    tokens(headers, &header::VIA).any(|hop| hop.split_ascii_whitespace().nth(1) == Some(VIA_NAME))
+}
+
+/// A caller's request id, if it is fit to be logged and sent on: 1 to 128 of `A-Z a-z 0-9 . _ -`.
+pub fn acceptable_request_id(headers: &HeaderMap) -> Option<HeaderValue> {
+    let id = headers.get(REQUEST_ID)?;
+    let fits = (1..=128).contains(&id.len())
+        && id.as_bytes().iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'));
+    fits.then(|| id.clone())
+}
+
+/// The comma-separated members of all lines of a field; lines that are not ASCII count as empty.
+fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    headers
+        .get_all(name)
+        .into_iter()
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .map(|token| token.split(';').next().unwrap_or_default().trim())
+}
+
+/// Every name in every `Connection` line (linkerd2-proxy read only the first line: security.md F14).
+fn strip_nominated(headers: &mut HeaderMap, removed: &mut impl FnMut(&HeaderName)) {
+    if !headers.contains_key(header::CONNECTION) {
+        return;
+    }
+    let nominated: Vec<HeaderName> =
+        tokens(headers, &header::CONNECTION).filter_map(|token| token.parse().ok()).collect();
+    for name in nominated {
+        if headers.remove(&name).is_some() {
+            removed(&name);
+        }
+    }
+}
+
+fn retain(headers: &mut HeaderMap, keep: impl Fn(&str) -> bool, removed: &mut impl FnMut(&HeaderName)) {
+    // `HeaderMap` cannot remove while it is read; mostly there is nothing or little to remove.
+    let unwanted: Vec<HeaderName> = headers.keys().filter(|name| !keep(name.as_str())).cloned().collect();
+    for name in unwanted {
+        headers.remove(&name);
+        removed(&name);
+    }
+}
+
+fn is_dropped_from_request(name: &str, identity: CallerIdentity) -> bool {
+    // Servers that speak CGI read `_` as `-`, so `x_amz_date` may be taken for ours (security.md F14).
+    let twin;
+    let (name, is_twin) = if name.contains('_') {
+        twin = name.trim_end_matches('_').replace('_', "-");
+        (twin.as_str(), true)
+    } else {
+        (name, false)
+    };
+    match name {
+        "connection"
+        | "keep-alive"
+        | "proxy-connection"
+        | "proxy-authorization"
+        | "proxy-authenticate"
+        | "te"
+        | "trailer"
+        | "upgrade"
+        | "http2-settings"
+        | "transfer-encoding"
+        | "expect"
+        | "content-length"
+        | "host"
+        | "via"
+        | "forwarded"
+        | "x-real-ip"
+        | "x-original-url"
+        | "x-rewrite-url"
+        | "x-countersign-token" => true,
+        "authorization"
+        | "x-amz-date"
+        | "x-amz-security-token"
+        | "x-amz-content-sha256"
+        | "x-amz-credential"
+        | "x-amz-signature"
+        | "x-amz-algorithm"
+        | "x-amz-signedheaders"
+        | "x-amz-expires" => is_twin || identity == CallerIdentity::Replaced,
+        _ => name.starts_with("x-forwarded-"),
+    }
+}
+
+fn is_dropped_from_response(name: &str, trailers: Trailers) -> bool {
+    match name {
+        "connection"
+        | "keep-alive"
+        | "proxy-connection"
+        | "proxy-authenticate"
+        | "upgrade"
+        | "transfer-encoding"
+        | "te"
+        | "http2-settings"
+        | "alt-svc"
+        | "strict-transport-security"
+        | "x-amzn-remapped-authorization" => true,
+        "trailer" => trailers == Trailers::Unwanted,
+        _ => name.starts_with("access-control-"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(lines: &[(&str, &str)]) -> HeaderMap {
+        lines.iter().map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap())).collect()
+    }
+
+    fn names_after(lines: &[(&str, &str)], identity: CallerIdentity) -> Vec<String> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
+        }
+        strip_request(&mut headers, identity, |_| {});
+        headers.keys().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_second_connection_line_is_honoured() {
+        let lines = [("connection", "x-a"), ("connection", "X-B, close"), ("x-a", "1"), ("x-b", "2"), ("x-c", "3")];
+        assert_eq!(names_after(&lines, CallerIdentity::Replaced), ["x-c"]);
+    }
+
+    #[test]
+    fn a_caller_cannot_pose_as_somebody() {
+        let lines = [
+            ("authorization", "mine"),
+            ("x-amz-date", "1"),
+            ("x_amz_security_token", "2"),
+            ("authorization_", "3"),
+            ("x-amz-meta", "kept"),
+            ("x-forwarded-for", "1.2.3.4"),
+            ("x-countersign-token", "t"),
+            ("cookie", "kept"),
+        ];
+        assert_eq!(names_after(&lines, CallerIdentity::Replaced), ["x-amz-meta", "cookie"]);
+        let passed = names_after(&lines, CallerIdentity::Passed);
+        assert_eq!(passed, ["authorization", "x-amz-date", "x-amz-meta", "cookie"]);
+    }
+
+    #[test]
+    fn framing_is_ours_alone() {
+        let lines = [
+            ("content-length", "5"),
+            ("transfer_encoding", "chunked"),
+            ("content_length", "5"),
+            ("te", "gzip"),
+            ("host", "a"),
+            ("expect", "100-continue"),
+        ];
+        assert!(names_after(&lines, CallerIdentity::Passed).is_empty());
+    }
+
+    #[test]
+    fn our_own_via_is_a_loop_and_others_are_not() {
+        assert!(has_looped(&map(&[("via", "1.0 squid, 1.1 countersign")])));
+        assert!(!has_looped(&map(&[("via", "1.1 countersigned, 1.1 x countersign")])));
+        assert!(!has_looped(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn only_plain_request_ids_are_kept() {
+        assert!(acceptable_request_id(&map(&[("x-request-id", "a.B_9-")])).is_some());
+        for id in ["", "a b", "é", &"x".repeat(129)] {
+            assert!(acceptable_request_id(&map(&[("x-request-id", id)])).is_none(), "{id}");
+        }
+    }
+
+    #[test]
+    fn an_upstream_cannot_speak_for_this_origin() {
+        let mut headers = map(&[
+            ("alt-svc", "h3"),
+            ("strict-transport-security", "x"),
+            ("access-control-allow-origin", "*"),
+            ("trailer", "x-sum"),
+            ("transfer-encoding", "chunked"),
+            ("content-length", "3"),
+            ("etag", "kept"),
+        ]);
+        strip_response(&mut headers, Trailers::Wanted);
+        let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["etag", "trailer"]);
+        assert_eq!(Trailers::wanted_by(&map(&[("te", "gzip, Trailers;q=1")])), Trailers::Wanted);
+    }
+}
