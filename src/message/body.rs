@@ -190,6 +190,11 @@ impl OutboundBody {
         }
     }
 
+    /// Whether all of it is in memory.
+    pub fn is_at_hand(&self) -> bool {
+        !matches!(self.0, Kind::Streaming(_))
+    }
+
     /// Bytes, if known.
     pub fn length(&self) -> Option<u64> {
         self.size_hint().exact()

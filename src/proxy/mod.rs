@@ -1,5 +1,9 @@
 //! The way of a request: guard, match, rewrite, authorise, forward, relay, record.
 
+pub mod guard;
+pub mod outcome;
+pub mod pool;
+
 use crate::units::ByteSize;
 
 /// Limits and names that hold for every route.

@@ -1,0 +1,235 @@
+//! Who may call, and what may be asked for. The first stage of every request, before any route is looked up.
+//!
+//! Whoever reaches this port acts with somebody's cloud identity, so a web page must not: its Host shows DNS rebinding,
+//! its Origin and Sec-Fetch-Site the rest (security.md F10, A1 to A5). The order of the checks is security.md 2.1: the
+//! cheapest and the least telling first. Imports `message`.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::{Method, Request, Version};
+use hyper::body::Incoming;
+
+use super::outcome::ProxyError;
+use crate::message::fields;
+use crate::message::target::{Target, TargetError};
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+/// Names that can only mean this machine; no other spelling of them is taken (T2).
+const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
+
+/// The Host names that callers may use.
+#[derive(Clone, Debug)]
+pub struct AllowedHosts(HashSet<String>);
+
+impl AllowedHosts {
+    /// The loopback names and these; lower case, without a port.
+    pub fn new(more: impl IntoIterator<Item = String>) -> Self {
+        Self(LOOPBACK.into_iter().map(ToOwned::to_owned).chain(more).collect())
+    }
+}
+
+/// A request that may be routed. Only [`admit`] makes one.
+#[derive(Debug)]
+pub struct Admitted {
+    parts: Parts,
+    body: Incoming,
+    host: String,
+    target: Target,
+}
+
+impl Admitted {
+    /// Host name of the request: lower case, no port.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Its path and query.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Its method.
+    pub fn method(&self) -> &Method {
+        &self.parts.method
+    }
+
+    /// All of it, for the next stage.
+    pub(super) fn into_parts(self) -> (Method, HeaderMap, Target, Incoming) {
+        (self.parts.method, self.parts.headers, self.target, self.body)
+    }
+}
+
+/// Lets a request in, or says why not.
+///
+/// # Errors
+/// [`ProxyError`] by the first rule that is broken.
+pub fn admit(request: Request<Incoming>, allowed: &AllowedHosts) -> Result<Admitted, ProxyError> {
+    let (parts, body) = request.into_parts();
+    let host = check(&parts, allowed)?;
+    let target = parts.uri.path_and_query().ok_or(TargetError::NotAPath)?;
+    let target = Target::parse(target)?;
+    Ok(Admitted { parts, body, host, target })
+}
+
+/// All checks but the path's; `explain` uses them too.
+pub(super) fn check(parts: &Parts, allowed: &AllowedHosts) -> Result<String, ProxyError> {
+    let host = host_of(parts)?.to_ascii_lowercase();
+    if !allowed.0.contains(&host) {
+        return Err(ProxyError::HostNotAllowed(host));
+    }
+    refuse_web_pages(&parts.method, &parts.headers)?;
+    if fields::has_looped(&parts.headers) {
+        return Err(ProxyError::Loop);
+    }
+    // TRACE would echo the credential; CONNECT is no request for a path (T35).
+    if matches!(parts.method, Method::CONNECT | Method::TRACE) || parts.method.as_str() == "TRACK" {
+        return Err(ProxyError::MethodNeverProxied(parts.method.clone()));
+    }
+    Ok(host)
+}
+
+/// The host of the request-target, which beats the Host field (RFC 9112 3.2.2), or of that field.
+fn host_of(parts: &Parts) -> Result<Cow<'_, str>, ProxyError> {
+    let mut lines = parts.headers.get_all(header::HOST).iter();
+    let line = match (lines.next(), lines.next()) {
+        (Some(_), Some(_)) => return Err(ProxyError::BadHost("the request has more than one Host field")),
+        (line, _) => line,
+    };
+    if let Some(authority) = parts.uri.authority() {
+        return host_name(authority.as_str()).map(|host| Cow::Owned(host.to_owned()));
+    }
+    match line {
+        Some(line) => host_name(text(line)?).map(Cow::Borrowed),
+        // An HTTP/1.0 client need not say whom it means (RFC 9112 3.2).
+        None if parts.version <= Version::HTTP_10 => Ok(Cow::Borrowed("localhost")),
+        None => Err(ProxyError::BadHost("the request has no Host field")),
+    }
+}
+
+fn text(line: &HeaderValue) -> Result<&str, ProxyError> {
+    line.to_str().map_err(|_not_ascii| ProxyError::BadHost("the Host field is not a host name"))
+}
+
+/// `name`, `name:port`, `[v6]` or `[v6]:port`, without the port. User information and anything else is refused.
+fn host_name(authority: &str) -> Result<&str, ProxyError> {
+    let bad = || ProxyError::BadHost("the Host field is not a host name and an optional port");
+    let end = match authority.strip_prefix('[') {
+        Some(rest) => rest.find(']').ok_or_else(bad)? + 2,
+        None => authority.find(':').unwrap_or(authority.len()),
+    };
+    let (name, port) = authority.split_at_checked(end).ok_or_else(bad)?;
+    let port_is_right = match port.strip_prefix(':') {
+        None => port.is_empty(),
+        Some(digits) => (1..=5).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit()),
+    };
+    let name_is_right = !name.is_empty()
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'[' | b']' | b':'));
+    if port_is_right && name_is_right { Ok(name) } else { Err(bad()) }
+}
+
+fn refuse_web_pages(method: &Method, headers: &HeaderMap) -> Result<(), ProxyError> {
+    if headers.contains_key(header::ORIGIN) {
+        return Err(ProxyError::WebPage("Origin"));
+    }
+    let mut sites = headers.get_all(SEC_FETCH_SITE).iter();
+    match (sites.next(), sites.next()) {
+        (None, _) => Ok(()),
+        // Typed into the address bar, or a bookmark: nobody's page asked for it, and it changes nothing.
+        (Some(site), None) if site == "none" && matches!(*method, Method::GET | Method::HEAD) => Ok(()),
+        _ => Err(ProxyError::WebPage("Sec-Fetch-Site")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judge(method: &str, uri: &str, version: Version, lines: &[(&str, &str)]) -> Result<String, ProxyError> {
+        let mut request = Request::builder().method(method).uri(uri).version(version);
+        for (name, value) in lines {
+            request = request.header(*name, *value);
+        }
+        check(&request.body(()).unwrap().into_parts().0, &AllowedHosts::new(["orders.local".to_owned()]))
+    }
+
+    fn with_host(host: &str) -> Result<String, ProxyError> {
+        judge("GET", "/", Version::HTTP_11, &[("host", host)])
+    }
+
+    #[test]
+    fn loopback_names_and_configured_ones_may_call_on_any_port() {
+        for host in ["localhost", "LOCALHOST:9", "127.0.0.1:8080", "[::1]", "[::1]:8080", "Orders.Local:80"] {
+            assert!(with_host(host).is_ok(), "{host}");
+        }
+    }
+
+    #[test]
+    fn odd_spellings_of_loopback_are_refused() {
+        for host in [
+            "evil.test",
+            "localhost.evil.test",
+            "127.0.0.1.nip.io",
+            "[::]",
+            "127.1",
+            "2130706433",
+            "0x7f.0.0.1",
+            "0177.0.0.1",
+            "[::ffff:127.0.0.1]",
+            "localhost.",
+            "a@localhost",
+            "localhost:80@evil",
+            "",
+            "local host",
+            "x.local",
+            "x.internal",
+            "localhost:",
+            "localhost:123456",
+            "localhost:8a",
+            "[::1",
+            "[::1]x",
+            "::1",
+        ] {
+            assert!(with_host(host).is_err(), "{host}");
+        }
+    }
+
+    #[test]
+    fn the_target_beats_the_host_field_and_two_hosts_are_none() {
+        let two = [("host", "localhost"), ("host", "localhost")];
+        assert!(matches!(judge("GET", "/", Version::HTTP_11, &two), Err(ProxyError::BadHost(_))));
+        assert!(judge("GET", "http://localhost:1/", Version::HTTP_11, &[("host", "evil.test")]).is_ok());
+        assert!(judge("GET", "http://evil.test/", Version::HTTP_11, &[("host", "localhost")]).is_err());
+        assert!(judge("GET", "http://a@localhost/", Version::HTTP_11, &[("host", "localhost")]).is_err());
+        assert!(matches!(judge("GET", "/", Version::HTTP_11, &[]), Err(ProxyError::BadHost(_))));
+        assert!(judge("GET", "/", Version::HTTP_10, &[]).is_ok());
+    }
+
+    #[test]
+    fn web_pages_are_refused_and_node_is_not() {
+        let page = |method: &str, name: &str, value: &str| {
+            judge(method, "/", Version::HTTP_11, &[("host", "localhost"), (name, value)])
+        };
+        for origin in ["null", "", "http://127.0.0.1:8080", "http://localhost"] {
+            assert!(page("GET", "origin", origin).is_err(), "{origin}");
+        }
+        for site in ["same-site", "same-origin", "Cross-Site", "cross-site", "new", "None"] {
+            assert!(page("GET", "sec-fetch-site", site).is_err(), "{site}");
+        }
+        assert!(page("GET", "sec-fetch-site", "none").is_ok());
+        assert!(page("POST", "sec-fetch-site", "none").is_err());
+        assert!(page("GET", "sec-fetch-mode", "cors").is_ok(), "Node's fetch sends this and no site");
+    }
+
+    #[test]
+    fn tracing_tunnelling_and_loops_are_refused() {
+        let host = [("host", "localhost")];
+        for method in ["TRACE", "TRACK"] {
+            assert!(judge(method, "/", Version::HTTP_11, &host).is_err());
+        }
+        let looped = [("host", "localhost"), ("via", "1.1 countersign")];
+        assert!(matches!(judge("GET", "/", Version::HTTP_11, &looped), Err(ProxyError::Loop)));
+    }
+}

@@ -1,0 +1,328 @@
+//! How a request ended: one enum for the status, the problem page, the metric label and the log field.
+//!
+//! Says whose fault it was. Answers carry fixed words only; what is particular goes to the log under the request id
+//! (security.md 2.6). Imports `auth::error`, `message`.
+
+use std::error::Error;
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+
+use super::pool::UpstreamError;
+use crate::auth::error::AuthError;
+use crate::message::body::BodyError;
+use crate::message::target::TargetError;
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// The upstream's answer was passed on whole.
+    Delivered,
+    /// The client went away before the answer's end.
+    ClientAborted,
+    /// The upstream's answer broke off; so did ours.
+    Truncated,
+    /// countersign answered by itself.
+    Refused(Code),
+}
+
+/// The value of `x-countersign-error`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Code {
+    /// The request breaks a rule of HTTP or of the target.
+    BadRequest,
+    /// Host, Origin or Sec-Fetch-Site is not one that may call.
+    CallerRefused,
+    /// No route has this host and path.
+    NoRoute,
+    /// The route does not take the method.
+    MethodNotAllowed,
+    /// The body is larger than may be held for signing.
+    BodyTooLarge,
+    /// The client stopped sending its body.
+    RequestTimeout,
+    /// A limit of ours is reached.
+    Overloaded,
+    /// No credential.
+    CredentialUnavailable,
+    /// Name lookup or connection.
+    UpstreamUnreachable,
+    /// TLS towards the upstream.
+    UpstreamTls,
+    /// No answer in time.
+    UpstreamTimeout,
+    /// The connection broke before an answer.
+    UpstreamReset,
+    /// The request came from a countersign.
+    Loop,
+}
+
+/// Who has to act.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The program that called.
+    Client,
+    /// countersign, or its limits.
+    Countersign,
+    /// The credential's source.
+    Credentials,
+    /// The API or the way to it.
+    Upstream,
+}
+
+impl Outcome {
+    /// Label and log value; a handful in all.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::ClientAborted => "client-aborted",
+            Self::Truncated => "upstream-truncated",
+            Self::Refused(code) => code.as_str(),
+        }
+    }
+}
+
+impl Code {
+    /// As it stands in `x-countersign-error`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::BadRequest => "bad-request",
+            Self::CallerRefused => "caller-refused",
+            Self::NoRoute => "no-route",
+            Self::MethodNotAllowed => "method-not-allowed",
+            Self::BodyTooLarge => "body-too-large",
+            Self::RequestTimeout => "request-timeout",
+            Self::Overloaded => "overloaded",
+            Self::CredentialUnavailable => "credential-unavailable",
+            Self::UpstreamUnreachable => "upstream-unreachable",
+            Self::UpstreamTls => "upstream-tls",
+            Self::UpstreamTimeout => "upstream-timeout",
+            Self::UpstreamReset => "upstream-reset",
+            Self::Loop => "loop",
+        }
+    }
+
+    /// The status that goes with it.
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::CallerRefused => StatusCode::FORBIDDEN,
+            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::Overloaded | Self::CredentialUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::UpstreamUnreachable | Self::UpstreamTls | Self::UpstreamReset => StatusCode::BAD_GATEWAY,
+            Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::Loop => StatusCode::LOOP_DETECTED,
+        }
+    }
+
+    /// Who has to act.
+    pub fn fault(self) -> Fault {
+        match self {
+            Self::BadRequest
+            | Self::CallerRefused
+            | Self::NoRoute
+            | Self::MethodNotAllowed
+            | Self::BodyTooLarge
+            | Self::RequestTimeout
+            | Self::Loop => Fault::Client,
+            Self::Overloaded => Fault::Countersign,
+            Self::CredentialUnavailable => Fault::Credentials,
+            Self::UpstreamUnreachable | Self::UpstreamTls | Self::UpstreamTimeout | Self::UpstreamReset => {
+                Fault::Upstream
+            }
+        }
+    }
+
+    /// The error type of RFC 9209 2.3.
+    pub fn proxy_status(self) -> &'static str {
+        match self {
+            Self::BadRequest | Self::MethodNotAllowed | Self::BodyTooLarge | Self::RequestTimeout => {
+                "http_request_error"
+            }
+            Self::CallerRefused => "http_request_denied",
+            Self::NoRoute => "destination_not_found",
+            Self::Overloaded => "connection_limit_reached",
+            Self::CredentialUnavailable => "proxy_internal_error",
+            Self::UpstreamUnreachable => "destination_unavailable",
+            Self::UpstreamTls => "tls_protocol_error",
+            Self::UpstreamTimeout => "http_response_timeout",
+            Self::UpstreamReset => "http_response_incomplete",
+            Self::Loop => "proxy_loop_detected",
+        }
+    }
+
+    /// A few words for people; the same for every request.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::BadRequest => "The request breaks a rule",
+            Self::CallerRefused => "This caller may not use the proxy",
+            Self::NoRoute => "No route takes this request",
+            Self::MethodNotAllowed => "The route does not take this method",
+            Self::BodyTooLarge => "The body is too large to be signed",
+            Self::RequestTimeout => "The request body stopped coming",
+            Self::Overloaded => "Too many requests at once",
+            Self::CredentialUnavailable => "There is no valid credential for this route",
+            Self::UpstreamUnreachable => "The upstream cannot be reached",
+            Self::UpstreamTls => "No trusted TLS connection to the upstream",
+            Self::UpstreamTimeout => "The upstream did not answer in time",
+            Self::UpstreamReset => "The upstream broke off before an answer",
+            Self::Loop => "The request has already passed through countersign",
+        }
+    }
+}
+
+impl Fault {
+    /// Log value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Countersign => "countersign",
+            Self::Credentials => "credentials",
+            Self::Upstream => "upstream",
+        }
+    }
+}
+
+/// Why countersign answers by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum ProxyError {
+    /// The request-target breaks a rule.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// The Host field is missing, doubled or no host name.
+    #[error("{0}")]
+    BadHost(&'static str),
+    /// The Host is not one that callers may use.
+    #[error("the Host \"{0}\" is not allowed; add it to proxy.allowed_hosts if callers should use it")]
+    HostNotAllowed(String),
+    /// A web page is calling.
+    #[error("the request comes from a web page ({0})")]
+    WebPage(&'static str),
+    /// Our own Via token came back.
+    #[error("the request has already passed through countersign")]
+    Loop,
+    /// No route.
+    #[error("no route for host \"{host}\" and path \"{path}\"")]
+    NoRoute {
+        /// Host name of the request.
+        host: String,
+        /// Its path.
+        path: String,
+    },
+    /// A route, but not for this method.
+    #[error("the route does not take {method}")]
+    MethodNotAllowed {
+        /// What was asked.
+        method: Method,
+        /// What the route takes.
+        allowed: Vec<Method>,
+    },
+    /// The method is never proxied.
+    #[error("{0} is never proxied")]
+    MethodNeverProxied(Method),
+    /// The request body could not be read.
+    #[error("reading the request body to sign it")]
+    Body(#[source] BodyError),
+    /// Too many requests.
+    #[error("{limit} requests are in flight already ({scope})")]
+    Overloaded {
+        /// The limit that is reached.
+        limit: usize,
+        /// Of the whole process or of the route.
+        scope: &'static str,
+    },
+    /// The request could not be authorised.
+    #[error("authorising the request")]
+    Auth(#[source] AuthError),
+    /// The upstream gave no answer.
+    #[error("sending the request to the upstream")]
+    Upstream(#[source] UpstreamError),
+}
+
+impl ProxyError {
+    /// Its code, and with it status, label and fault.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Target(_) | Self::BadHost(_) => Code::BadRequest,
+            Self::HostNotAllowed(_) | Self::WebPage(_) => Code::CallerRefused,
+            Self::Loop => Code::Loop,
+            Self::NoRoute { .. } => Code::NoRoute,
+            Self::MethodNotAllowed { .. } | Self::MethodNeverProxied(_) => Code::MethodNotAllowed,
+            Self::Body(error) => body_code(error),
+            Self::Overloaded { .. } => Code::Overloaded,
+            Self::Auth(AuthError::Unavailable { .. }) => Code::CredentialUnavailable,
+            Self::Auth(AuthError::Unsignable(_) | AuthError::Signing(_)) => Code::BadRequest,
+            Self::Upstream(error) => upstream_code(error),
+        }
+    }
+
+    /// The rule that was broken, in words that are safe to give to any caller.
+    pub fn detail(&self) -> Option<String> {
+        match self {
+            Self::Target(error) => Some(error.to_string()),
+            Self::BadHost(_) | Self::MethodNotAllowed { .. } | Self::MethodNeverProxied(_) => Some(self.to_string()),
+            Self::HostNotAllowed(_) => {
+                Some("the Host is not one of localhost, 127.0.0.1, [::1], a route's host or proxy.allowed_hosts".into())
+            }
+            Self::WebPage(_) => Some("requests of web pages (Origin, Sec-Fetch-Site) are refused".into()),
+            Self::Body(error @ (BodyError::TooLarge { .. } | BodyError::NoRoom { .. })) => Some(error.to_string()),
+            Self::Auth(error @ AuthError::Unsignable(_)) => Some(error.to_string()),
+            Self::Auth(AuthError::Unavailable { auth, .. }) => {
+                Some(format!("auth \"{auth}\" has no valid credential; the log and /readyz say why"))
+            }
+            Self::Loop
+            | Self::NoRoute { .. }
+            | Self::Body(BodyError::Idle(_) | BodyError::Broken(_))
+            | Self::Overloaded { .. }
+            | Self::Auth(AuthError::Signing(_))
+            | Self::Upstream(_) => None,
+        }
+    }
+
+    /// When to come back, for a 503.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Auth(AuthError::Unavailable { retry_after, .. }) => Some(*retry_after),
+            _ if self.code() == Code::Overloaded => Some(Duration::from_secs(1)),
+            _ => None,
+        }
+    }
+}
+
+fn body_code(error: &BodyError) -> Code {
+    match error {
+        BodyError::TooLarge { .. } => Code::BodyTooLarge,
+        BodyError::NoRoom { .. } => Code::Overloaded,
+        BodyError::Idle(_) => Code::RequestTimeout,
+        BodyError::Broken(_) => Code::BadRequest,
+    }
+}
+
+fn upstream_code(error: &UpstreamError) -> Code {
+    match error {
+        UpstreamError::Resolve { .. } | UpstreamError::Connect { .. } | UpstreamError::ConnectTimeout { .. } => {
+            Code::UpstreamUnreachable
+        }
+        UpstreamError::Tls { .. } | UpstreamError::TlsTimeout { .. } => Code::UpstreamTls,
+        UpstreamError::ResponseTimeout(_) => Code::UpstreamTimeout,
+        UpstreamError::Http(error) => match request_body_error(error) {
+            Some(error) => body_code(error),
+            None => Code::UpstreamReset,
+        },
+    }
+}
+
+/// The client's own body, when that is why an exchange with the upstream broke.
+fn request_body_error(error: &hyper::Error) -> Option<&BodyError> {
+    let mut beneath = error.source();
+    while let Some(cause) = beneath {
+        if let Some(body) = cause.downcast_ref::<BodyError>() {
+            return Some(body);
+        }
+        beneath = cause.source();
+    }
+    None
+}

@@ -1,0 +1,221 @@
+//! Making a connection: name lookup, TCP, TLS, HTTP handshake.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::UpstreamError;
+use crate::message::body::OutboundBody;
+use crate::route::Origin;
+use crate::tasks::Tasks;
+
+/// An upstream's response head may be this large (security.md 3.2).
+const LARGEST_RESPONSE_HEAD: usize = 64 * 1024;
+/// And have this many fields.
+const MOST_RESPONSE_FIELDS: usize = 100;
+/// A dead HTTP/2 connection is noticed within 25 s instead of hanging its requests (reqwest#1323).
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// What one stream, and all of one connection, may have under way towards us: 5 MB/s at 200 ms of round trip.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+
+pub(super) type H1Sender = http1::SendRequest<OutboundBody>;
+pub(super) type H1Driver = http1::Connection<TokioIo<Stream>, OutboundBody>;
+
+pub(super) enum Established {
+    Http1((H1Sender, H1Driver)),
+    Http2(http2::SendRequest<OutboundBody>),
+}
+
+/// Makes connections to one origin.
+pub(super) struct Dialer {
+    pub(super) origin: Origin,
+    tls: Option<TlsConnector>,
+    tasks: Tasks,
+}
+
+impl Dialer {
+    pub(super) fn new(origin: Origin, tls: Option<Arc<rustls::ClientConfig>>, tasks: Tasks) -> Self {
+        Self { origin, tls: tls.map(TlsConnector::from), tasks }
+    }
+
+    pub(super) fn may_speak_http2(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.config().alpn_protocols.len() > 1)
+    }
+
+    pub(super) async fn establish(&self) -> Result<Established, UpstreamError> {
+        let limit = self.origin.connect_timeout;
+        let tcp = timeout(limit, self.connect())
+            .await
+            .map_err(|_elapsed| UpstreamError::ConnectTimeout { dial: self.origin.dial.clone(), limit })??;
+        let Some(tls) = &self.tls else { return self.http1(Stream::Plain(tcp)).await };
+        let stream = self.handshake(tls, tcp).await?;
+        if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+            self.http2(stream).await
+        } else {
+            self.http1(Stream::Tls(Box::new(stream))).await
+        }
+    }
+
+    pub(super) fn spawn(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(name, work);
+    }
+
+    async fn connect(&self) -> Result<TcpStream, UpstreamError> {
+        let dial = &self.origin.dial;
+        let mut failed = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for address in resolve(&dial.host, dial.port).await? {
+            match TcpStream::connect(address).await {
+                Ok(stream) => {
+                    // A request is written whole; waiting to fill a packet would only add latency.
+                    if let Err(error) = stream.set_nodelay(true) {
+                        tracing::debug!(%error, "TCP_NODELAY");
+                    }
+                    return Ok(stream);
+                }
+                Err(error) => failed = error,
+            }
+        }
+        Err(UpstreamError::Connect { dial: dial.clone(), source: failed })
+    }
+
+    async fn handshake(&self, tls: &TlsConnector, tcp: TcpStream) -> Result<TlsStream<TcpStream>, UpstreamError> {
+        let Origin { dial, server_name, tls_timeout: limit, .. } = &self.origin;
+        let failed = |source| UpstreamError::Tls { dial: dial.clone(), server_name: server_name.clone(), source };
+        let name = ServerName::try_from(server_name.clone())
+            .map_err(|error| failed(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
+        timeout(*limit, tls.connect(name, tcp))
+            .await
+            .map_err(|_elapsed| UpstreamError::TlsTimeout { dial: dial.clone(), limit: *limit })?
+            .map_err(failed)
+    }
+
+    async fn http1(&self, stream: Stream) -> Result<Established, UpstreamError> {
+        http1::Builder::new()
+            .max_headers(MOST_RESPONSE_FIELDS)
+            .max_buf_size(LARGEST_RESPONSE_HEAD)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map(Established::Http1)
+            .map_err(UpstreamError::Http)
+    }
+
+    async fn http2(&self, stream: TlsStream<TcpStream>) -> Result<Established, UpstreamError> {
+        let (sender, driver) = http2::Builder::new(Executor(self.tasks.clone()))
+            .timer(TokioTimer::new())
+            .keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_TIMEOUT)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(UpstreamError::Http)?;
+        let dial = self.origin.dial.clone();
+        self.tasks.spawn("http2-connection", async move {
+            if let Err(error) = driver.await {
+                tracing::debug!(%dial, %error, "an HTTP/2 connection ended");
+            }
+        });
+        Ok(Established::Http2(sender))
+    }
+}
+
+impl fmt::Debug for Dialer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dialer").field("origin", &self.origin).finish_non_exhaustive()
+    }
+}
+
+async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, UpstreamError> {
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(address, port)]);
+    }
+    if host == "localhost" || host.ends_with(".localhost") {
+        // RFC 6761 6.3; an image without /etc/hosts would ask a name server for it.
+        let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+        return Ok(loopback.map(|address| SocketAddr::new(address, port)).to_vec());
+    }
+    let found = tokio::net::lookup_host((host, port)).await;
+    found.map(Iterator::collect).map_err(|source| UpstreamError::Resolve { host: host.to_owned(), source })
+}
+
+/// Runs what an HTTP/2 connection starts.
+#[derive(Clone)]
+struct Executor(Tasks);
+
+impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Executor {
+    fn execute(&self, work: F) {
+        self.0.spawn("http2-stream", work);
+    }
+}
+
+/// A connection's bytes.
+#[derive(Debug)]
+pub(super) enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! Connections to upstreams: kept, shared, and never trusted for long.
+//!
+//! Our own pool on `hyper::client::conn` for three reasons. An HTTP/1 connection is driven by the request that uses it,
+//! without a task of its own. A connection that closes just as it is reused cannot hang a request (deps.md 4.1). And a
+//! request that was not sent comes back whole, so that it may be sent again. Imports `route`, `tls`, `tasks`, `message`.
+
+mod connection;
+mod dial;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use http::uri::Scheme;
+use http::{Request, Response};
+use hyper::client::conn::http2;
+use tokio::time::Instant;
+
+use self::connection::H1;
+pub use self::connection::UpstreamBody;
+use self::dial::{Dialer, Established};
+use crate::message::body::OutboundBody;
+use crate::route::Origin;
+use crate::route::upstream::HostPort;
+use crate::tasks::Tasks;
+use crate::tls::{ClientSettings, Http2, SystemRoots, TlsError};
+
+/// Connections kept unused for one origin; with more clients than this, some dial again.
+const MAX_IDLE: usize = 256;
+
+/// Why an upstream gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamError {
+    /// The name has no address.
+    #[error("looking up \"{host}\"")]
+    Resolve {
+        /// What was looked up.
+        host: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// None of its addresses took a connection.
+    #[error("connecting to {dial}")]
+    Connect {
+        /// What was dialled.
+        dial: HostPort,
+        /// Why the last address failed.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Lookup and connection took too long.
+    #[error("{dial} took no connection within {limit:?} (connect_timeout)")]
+    ConnectTimeout {
+        /// What was dialled.
+        dial: HostPort,
+        /// The limit.
+        limit: Duration,
+    },
+    /// The handshake failed: certificate, name, versions.
+    #[error("TLS with {dial} as \"{server_name}\"")]
+    Tls {
+        /// What was dialled.
+        dial: HostPort,
+        /// The name that the certificate must carry.
+        server_name: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The handshake took too long.
+    #[error("the TLS handshake with {dial} was not over within {limit:?} (tls_timeout)")]
+    TlsTimeout {
+        /// What was dialled.
+        dial: HostPort,
+        /// The limit.
+        limit: Duration,
+    },
+    /// No response head in time.
+    #[error("no response head came within {0:?} (response_timeout)")]
+    ResponseTimeout(Duration),
+    /// The exchange broke.
+    #[error("exchanging HTTP")]
+    Http(#[source] hyper::Error),
+}
+
+/// How a send failed, and whether the request may be sent again.
+#[derive(Debug)]
+pub struct Undelivered {
+    /// Why.
+    pub error: UpstreamError,
+    /// What is known of the request.
+    pub sent: Sent,
+}
+
+/// What is known of a request that was not answered.
+#[derive(Debug)]
+pub enum Sent {
+    /// No byte of it: here it is.
+    Nothing(Box<Request<OutboundBody>>),
+    /// Perhaps all of it, on a connection that had been used before and gave no byte in answer: it may have closed
+    /// before the request arrived, or the upstream may have acted on it.
+    OnReusedConnection,
+    /// Perhaps all of it.
+    Something,
+}
+
+/// All connections of the process.
+#[derive(Debug)]
+pub struct Pool {
+    roots: SystemRoots,
+    tasks: Tasks,
+    origins: Mutex<HashMap<Origin, Arc<Connections>>>,
+    tls: Mutex<HashMap<ClientSettings, Arc<rustls::ClientConfig>>>,
+}
+
+impl Pool {
+    /// An empty pool.
+    pub fn new(roots: SystemRoots, tasks: Tasks) -> Self {
+        Self { roots, tasks, origins: Mutex::default(), tls: Mutex::default() }
+    }
+
+    /// The connections of `origin`, shared by all routes that have an equal one.
+    ///
+    /// # Errors
+    /// [`TlsError`] when its certificate files cannot be used.
+    pub fn origin(&self, origin: &Origin) -> Result<Arc<Connections>, TlsError> {
+        let mut origins = lock(&self.origins);
+        if let Some(known) = origins.get(origin) {
+            return Ok(Arc::clone(known));
+        }
+        let tls = if origin.scheme == Scheme::HTTPS { Some(self.tls(&origin.tls)?) } else { None };
+        let connections = Arc::new(Connections {
+            dialer: Dialer::new(origin.clone(), tls, self.tasks.clone()),
+            kept: Mutex::default(),
+            dialling: tokio::sync::Mutex::new(()),
+        });
+        self.tasks.spawn("pool-reaper", reap(Arc::downgrade(&connections), origin.pool_idle_timeout));
+        origins.insert(origin.clone(), Arc::clone(&connections));
+        Ok(connections)
+    }
+
+    fn tls(&self, settings: &ClientSettings) -> Result<Arc<rustls::ClientConfig>, TlsError> {
+        let mut known = lock(&self.tls);
+        if let Some(config) = known.get(settings) {
+            return Ok(Arc::clone(config));
+        }
+        let alpn: &[&[u8]] = match settings.http2 {
+            Http2::Auto => &[b"h2", b"http/1.1"],
+            Http2::Never => &[b"http/1.1"],
+        };
+        let config = Arc::new(self.roots.client_config(settings, alpn)?);
+        known.insert(settings.clone(), Arc::clone(&config));
+        Ok(config)
+    }
+}
+
+/// The connections of one origin.
+#[derive(Debug)]
+pub struct Connections {
+    dialer: Dialer,
+    kept: Mutex<Kept>,
+    /// Held while dialling an origin that may speak HTTP/2, so that a burst of requests makes one connection.
+    dialling: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    speaks: Speaks,
+    idle: Vec<Idle>,
+    shared: Option<Shared>,
+}
+
+/// What the origin chose in its last handshake.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Speaks {
+    #[default]
+    Unknown,
+    Http1,
+    Http2,
+}
+
+#[derive(Debug)]
+struct Idle {
+    connection: H1,
+    since: Instant,
+}
+
+/// An HTTP/2 connection, driven by a task of its own.
+#[derive(Debug)]
+struct Shared {
+    sender: http2::SendRequest<OutboundBody>,
+    until: Instant,
+}
+
+/// A connection that is ready for a request.
+#[derive(Debug)]
+enum Ready {
+    Http1(H1),
+    Http2(http2::SendRequest<OutboundBody>),
+}
+
+/// A connection, and the form in which it takes requests.
+#[derive(Debug)]
+pub struct Checkout {
+    ready: Ready,
+    home: Arc<Connections>,
+}
+
+/// How a request is written down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Origin-form target and a Host field.
+    Http1,
+    /// `:scheme`, `:authority`, `:path`.
+    Http2,
+}
+
+impl Connections {
+    /// A connection: one that is kept, or a new one.
+    ///
+    /// # Errors
+    /// [`UpstreamError`] of name lookup, connection or TLS, within `connect_timeout` and `tls_timeout` together.
+    pub async fn checkout(self: &Arc<Self>) -> Result<Checkout, UpstreamError> {
+        let ready = match self.take_kept() {
+            Some(ready) => ready,
+            None => self.dial().await?,
+        };
+        Ok(Checkout { ready, home: Arc::clone(self) })
+    }
+
+    /// The origin these connections lead to.
+    pub fn origin(&self) -> &Origin {
+        &self.dialer.origin
+    }
+
+    fn take_kept(&self) -> Option<Ready> {
+        let now = Instant::now();
+        let mut kept = lock(&self.kept);
+        if let Some(shared) = &kept.shared {
+            if shared.until > now && !shared.sender.is_closed() {
+                return Some(Ready::Http2(shared.sender.clone()));
+            }
+            kept.shared = None;
+        }
+        // The one used last is the one most likely to be alive.
+        while let Some(idle) = kept.idle.pop() {
+            let mut connection = idle.connection;
+            let fresh = now.duration_since(idle.since) < self.origin().pool_idle_timeout && connection.until > now;
+            if fresh && connection.is_alive() {
+                return Some(Ready::Http1(connection));
+            }
+        }
+        None
+    }
+
+    async fn dial(&self) -> Result<Ready, UpstreamError> {
+        if lock(&self.kept).speaks == Speaks::Http1 || !self.dialer.may_speak_http2() {
+            return self.establish().await;
+        }
+        // Whoever waits here waits for a handshake that it can share; the deadline covers both its wait and its own try.
+        let origin = self.origin();
+        let limit = origin.connect_timeout + origin.tls_timeout;
+        let attempt = async {
+            let _turn = self.dialling.lock().await;
+            match self.take_kept() {
+                Some(ready) => Ok(ready),
+                None => self.establish().await,
+            }
+        };
+        tokio::time::timeout(limit, attempt)
+            .await
+            .unwrap_or_else(|_elapsed| Err(UpstreamError::ConnectTimeout { dial: origin.dial.clone(), limit }))
+    }
+
+    async fn establish(&self) -> Result<Ready, UpstreamError> {
+        let until = Instant::now() + jittered(self.origin().max_connection_age);
+        match self.dialer.establish().await? {
+            Established::Http1(connection) => {
+                lock(&self.kept).speaks = Speaks::Http1;
+                Ok(Ready::Http1(H1::new(connection, until)))
+            }
+            Established::Http2(sender) => {
+                let mut kept = lock(&self.kept);
+                kept.speaks = Speaks::Http2;
+                kept.shared = Some(Shared { sender: sender.clone(), until });
+                Ok(Ready::Http2(sender))
+            }
+        }
+    }
+
+    /// Keeps a connection whose exchange is over.
+    fn keep(&self, connection: H1) {
+        let mut kept = lock(&self.kept);
+        if kept.idle.len() < MAX_IDLE {
+            kept.idle.push(Idle { connection, since: Instant::now() });
+        }
+    }
+}
+
+impl Checkout {
+    /// How the request must be written.
+    pub fn form(&self) -> Form {
+        match self.ready {
+            Ready::Http1(_) => Form::Http1,
+            Ready::Http2(_) => Form::Http2,
+        }
+    }
+
+    /// Whether the connection carried a request before.
+    pub fn is_reused(&self) -> bool {
+        match &self.ready {
+            Ready::Http1(connection) => connection.is_reused(),
+            Ready::Http2(_) => true,
+        }
+    }
+
+    /// Sends `request`, which must be in this checkout's form, and waits for the response head.
+    ///
+    /// # Errors
+    /// [`Undelivered`].
+    ///
+    /// # Cancellation
+    /// Dropping the future ends the exchange: the upstream sees the connection (or stream) close.
+    pub async fn send(self, request: Request<OutboundBody>) -> Result<Response<UpstreamBody>, Undelivered> {
+        match self.ready {
+            Ready::Http1(connection) => connection.exchange(request, self.home).await,
+            Ready::Http2(mut sender) => match sender.try_send_request(request).await {
+                Ok(response) => Ok(response.map(UpstreamBody::shared)),
+                Err(mut failed) => {
+                    let sent = match failed.take_message() {
+                        Some(request) => Sent::Nothing(Box::new(request)),
+                        None => Sent::Something,
+                    };
+                    Err(Undelivered { error: UpstreamError::Http(failed.into_error()), sent })
+                }
+            },
+        }
+    }
+}
+
+/// A life of `age` plus or minus 20 %, so that connections made together do not end together.
+fn jittered(age: Duration) -> Duration {
+    age.mul_f64(0.8 + 0.4 * fastrand::f64())
+}
+
+/// Closes connections that nobody used for `limit`; nobody polls them meanwhile.
+async fn reap(connections: std::sync::Weak<Connections>, limit: Duration) {
+    // A quarter of the limit keeps the overstay small at little cost.
+    let mut ticks = tokio::time::interval((limit / 4).max(Duration::from_millis(100)));
+    loop {
+        ticks.tick().await;
+        let Some(connections) = connections.upgrade() else { return };
+        let now = Instant::now();
+        let mut kept = lock(&connections.kept);
+        kept.idle.retain_mut(|idle| {
+            now.duration_since(idle.since) < limit && idle.connection.until > now && idle.connection.is_alive()
+        });
+        kept.shared.take_if(|shared| shared.until <= now || shared.sender.is_closed());
+    }
+}
+
+/// A lock that a panic elsewhere does not poison: what it guards is valid between any two statements.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
