@@ -1,7 +1,23 @@
 //! countersign authenticates plain HTTP requests to Amazon API Gateway, from a sidecar on localhost.
+//!
+//! A request's way is one straight line, [`proxy::Proxy::serve`]: guard → match → rewrite → authorise → forward →
+//! relay → record. Modules import only downwards (`tests/layering.rs` sees to it):
+//!
+//! | rank | modules |
+//! | --- | --- |
+//! | 0 | [`units`], [`secret`], [`clock`], [`tasks`], [`message`]: values and rules |
+//! | 1 | [`telemetry`], [`tls`], [`route`]: what is said, who is trusted, where requests go |
+//! | 2 | [`auth`]: credentials and what they add; [`server`]: sockets, connections, drain |
+//! | 3 | [`proxy`]: the way of a request |
+//! | 4 | [`admin`]: probes and metrics |
+//! | 5 | [`config`]: the file, and all that can be wrong with it |
+//! | 6 | [`app`]: everything put together |
+//! | 7 | [`cli`]: arguments, environment, exit codes |
 
 pub mod admin;
+pub mod app;
 pub mod auth;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod message;

@@ -1,6 +1,30 @@
 //! The admin port: `/livez`, `/readyz`, `/startupz`, `/metrics`.
+//!
+//! Shows how things are and changes nothing. `/readyz` stays 200 when a credential fails later on: an issuer's outage
+//! must not take a whole fleet out of service; it names what fails. Imports `auth`, `server`.
 
+use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
+use tokio::time::Instant;
+
+use crate::auth::Credential;
+use crate::auth::refreshing::{Chain, Status};
+use crate::clock::Clock;
+use crate::proxy::guard::AllowedHosts;
+use crate::server::Drain;
+
+/// A credential source that has not answered by then is slow, but no reason to keep the app from starting.
+const FIRST_TRIES: Duration = Duration::from_secs(10);
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Where the admin pages are served.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -9,4 +33,121 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// The probes alone, for a kubelet that comes from outside the pod.
     pub health_listen: Option<SocketAddr>,
+}
+
+/// Which pages a listener has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pages {
+    /// All, for callers that say a loopback name: a web page must not read them.
+    All,
+    /// The probes, for anybody.
+    Probes,
+}
+
+/// Answers on the admin port.
+#[derive(Debug)]
+pub struct Admin {
+    credentials: Vec<Arc<dyn Credential>>,
+    registry: Registry,
+    drain: Drain,
+    clock: Clock,
+    hosts: AllowedHosts,
+    started: Instant,
+}
+
+type Answer = Response<Full<Bytes>>;
+
+impl Admin {
+    /// Shows these.
+    pub fn new(credentials: Vec<Arc<dyn Credential>>, registry: Registry, drain: Drain, clock: Clock) -> Self {
+        let hosts = AllowedHosts::new([]);
+        Self { credentials, registry, drain, clock, hosts, started: Instant::now() }
+    }
+
+    /// Answers one request.
+    pub fn answer<B>(&self, request: Request<B>, pages: Pages) -> Answer {
+        let (parts, _unread) = request.into_parts();
+        if pages == Pages::All
+            && let Err(error) = self.hosts.check(&parts)
+        {
+            return text(StatusCode::FORBIDDEN, format!("{error}\n"));
+        }
+        if !matches!(parts.method, Method::GET | Method::HEAD) {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n".to_owned());
+        }
+        match (parts.uri.path(), pages) {
+            ("/livez", _) => text(StatusCode::OK, "alive\n".to_owned()),
+            ("/readyz", _) => self.ready(),
+            ("/startupz", _) => self.started(),
+            ("/metrics", Pages::All) => self.metrics(),
+            _ => text(StatusCode::NOT_FOUND, "no such page\n".to_owned()),
+        }
+    }
+
+    /// Ready: the first try of every credential has ended, and no stop was asked for.
+    fn ready(&self) -> Answer {
+        let mut lines = String::new();
+        if self.drain.is_leaving() {
+            lines.push_str("not ready: stopping\n");
+        }
+        let statuses: Vec<Status> = self.credentials.iter().map(|credential| credential.status()).collect();
+        for status in &statuses {
+            self.describe(status, &mut lines);
+        }
+        let ready = !self.drain.is_leaving() && self.first_tries_are_over(&statuses);
+        lines.push_str(if ready { "ready\n" } else { "not ready\n" });
+        text(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, lines)
+    }
+
+    fn started(&self) -> Answer {
+        let statuses: Vec<Status> = self.credentials.iter().map(|credential| credential.status()).collect();
+        if self.first_tries_are_over(&statuses) {
+            text(StatusCode::OK, "started\n".to_owned())
+        } else {
+            text(StatusCode::SERVICE_UNAVAILABLE, "waiting for the first credentials\n".to_owned())
+        }
+    }
+
+    fn first_tries_are_over(&self, statuses: &[Status]) -> bool {
+        statuses.iter().all(|status| status.tried) || self.started.elapsed() > FIRST_TRIES
+    }
+
+    /// `credential "orders": valid for 3541 s`, or what is wrong with it.
+    fn describe(&self, status: &Status, lines: &mut String) {
+        let name = &status.name;
+        let now = self.clock.now().wall;
+        let left = status.expires.map(|end| end.duration_since(now).unwrap_or_default().as_secs());
+        let state = match (status.usable, left) {
+            (true, Some(0)) => "expired, used on".to_owned(),
+            (true, Some(seconds)) => format!("valid for {seconds} s"),
+            (true, None) => "valid".to_owned(),
+            (false, _) if status.tried => "none".to_owned(),
+            (false, _) => "first try under way".to_owned(),
+        };
+        // Writing to a String cannot go wrong.
+        let _infallible = match &status.failure {
+            None => writeln!(lines, "credential \"{name}\": {state}"),
+            Some(failure) => writeln!(lines, "credential \"{name}\": {state}; last try: {}", Chain(&**failure)),
+        };
+    }
+
+    fn metrics(&self) -> Answer {
+        let mut page = String::new();
+        if let Err(error) = encode(&mut page, &self.registry) {
+            tracing::error!(%error, "writing the metrics");
+            return text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written\n".to_owned());
+        }
+        let mut answer = text(StatusCode::OK, page);
+        answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(OPEN_METRICS));
+        answer
+    }
+}
+
+fn text(status: StatusCode, body: String) -> Answer {
+    let mut answer = Response::new(Full::from(body));
+    *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
 }

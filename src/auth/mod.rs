@@ -5,8 +5,10 @@
 //! `clock`, `secret`, `tasks`.
 
 pub mod aws;
+pub mod canonical;
 pub mod control;
 pub mod error;
+pub mod metrics;
 pub mod oauth;
 pub mod refreshing;
 pub mod request;
@@ -26,7 +28,7 @@ use self::error::AuthError;
 use self::oauth::ClientCredentialsSource;
 use self::refreshing::{Refreshing, Source, Status, Unavailable};
 use self::request::{Grant, Unsigned};
-use self::spec::{AwsCredentials, AwsSource, ClientCredentials, Kind, PayloadSigning, Spec};
+use self::spec::{AwsCredentials, AwsSource, ClientCredentials, Coverage, Kind, Spec};
 use crate::clock::Clock;
 use crate::secret::Secret;
 use crate::tasks::Tasks;
@@ -50,17 +52,12 @@ impl Scheme {
         &self.name
     }
 
-    /// Whether the request's body must be hashed before [`Scheme::authorize`].
-    pub fn covers_body(&self) -> bool {
+    /// What must be settled before [`Scheme::authorize`].
+    pub fn coverage(&self) -> Coverage {
         match &self.means {
-            Means::Bearer { .. } => false,
-            Means::SigV4 { scope, .. } => scope.payload == PayloadSigning::Signed,
+            Means::Bearer { .. } => Coverage::Token,
+            Means::SigV4 { scope, .. } => Coverage::Signature(scope.payload),
         }
-    }
-
-    /// Whether the query must be in the form that signers agree on.
-    pub fn covers_query(&self) -> bool {
-        matches!(self.means, Means::SigV4 { .. })
     }
 
     /// What to add to `request`, sent at `now`.
@@ -195,6 +192,9 @@ impl<'a> Builder<'a> {
     }
 
     fn start<S: Source>(&mut self, name: Arc<str>, source: S) -> Arc<Refreshing<S>> {
+        // One auth used in two regions is two credentials; logs and metrics must tell them apart.
+        let taken = self.built.credentials.iter().filter(|credential| credential.status().name == name).count();
+        let name = if taken == 0 { name } else { format!("{name} ({})", taken + 1).into() };
         let credential = Refreshing::start(name, source, self.clock.clone(), self.tasks);
         let status: Arc<dyn Credential> = Arc::<Refreshing<S>>::clone(&credential);
         self.built.credentials.push(status);

@@ -20,6 +20,27 @@ pub struct Spec {
     pub kind: Kind,
 }
 
+/// How much of a request an authorisation depends on, and so what must be settled before it is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Coverage {
+    /// `auth = "none"`: nothing is added, and what the caller says of itself passes.
+    Nothing,
+    /// A token, whatever the request.
+    Token,
+    /// A signature over method, target and fields, and perhaps the body.
+    Signature(PayloadSigning),
+}
+
+impl Spec {
+    /// What the authorisation depends on.
+    pub fn coverage(&self) -> Coverage {
+        match &self.kind {
+            Kind::Bearer(_) => Coverage::Token,
+            Kind::SigV4(sigv4) => Coverage::Signature(sigv4.payload),
+        }
+    }
+}
+
 /// What is added to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -46,7 +46,45 @@ enum Kind {
 struct Streaming {
     incoming: Incoming,
     idle: IdleTimer,
-    passed: Arc<AtomicU64>,
+    upload: Arc<Upload>,
+}
+
+/// How far a streaming body has come, seen from outside.
+#[derive(Debug, Default)]
+pub struct Upload {
+    passed: AtomicU64,
+    turn: AtomicU8,
+}
+
+/// Whose move it is in a streaming upload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// The upstream has not taken what there is.
+    Upstream,
+    /// The client has not sent more.
+    Client,
+    /// All of it was passed on.
+    Over,
+}
+
+impl Upload {
+    /// Bytes passed on so far.
+    pub fn passed(&self) -> u64 {
+        self.passed.load(Ordering::Relaxed)
+    }
+
+    /// Whose move it is.
+    pub fn turn(&self) -> Turn {
+        match self.turn.load(Ordering::Relaxed) {
+            0 => Turn::Upstream,
+            1 => Turn::Client,
+            _ => Turn::Over,
+        }
+    }
+
+    fn set(&self, turn: Turn) {
+        self.turn.store(turn as u8, Ordering::Relaxed);
+    }
 }
 
 /// Why a request body could not be read to its end.
@@ -173,12 +211,13 @@ impl OutboundBody {
         Self(Kind::Empty)
     }
 
-    /// A body that passes as it comes; `passed` counts its bytes.
-    pub fn streaming(incoming: Incoming, idle: Duration, passed: Arc<AtomicU64>) -> Self {
+    /// A body that passes as it comes; `upload` tells how far it is.
+    pub fn streaming(incoming: Incoming, idle: Duration, upload: Arc<Upload>) -> Self {
         if incoming.is_end_stream() {
+            upload.set(Turn::Over);
             return Self::empty();
         }
-        Self(Kind::Streaming(Streaming { incoming, idle: IdleTimer::new(idle), passed }))
+        Self(Kind::Streaming(Streaming { incoming, idle: IdleTimer::new(idle), upload }))
     }
 
     /// The same body once more, if all of it is at hand.
@@ -239,20 +278,31 @@ impl Streaming {
         let frame = match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
+                self.upload.set(Turn::Client);
                 ready!(self.idle.poll_elapsed(cx));
                 return Poll::Ready(Some(Err(BodyError::Idle(self.idle.limit()))));
             }
         };
         self.idle.restart();
+        self.upload.set(Turn::Upstream);
         Poll::Ready(match frame {
-            None => None,
+            None => {
+                self.upload.set(Turn::Over);
+                None
+            }
             Some(Err(error)) => Some(Err(BodyError::Broken(error))),
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => {
-                    self.passed.fetch_add(data.len() as u64, Ordering::Relaxed);
+                    self.upload.passed.fetch_add(data.len() as u64, Ordering::Relaxed);
+                    if self.incoming.is_end_stream() {
+                        self.upload.set(Turn::Over);
+                    }
                     Some(Ok(Frame::data(data)))
                 }
-                Err(_trailers) => None,
+                Err(_trailers) => {
+                    self.upload.set(Turn::Over);
+                    None
+                }
             },
         })
     }

@@ -29,6 +29,31 @@ impl AllowedHosts {
     pub fn new(more: impl IntoIterator<Item = String>) -> Self {
         Self(LOOPBACK.into_iter().map(ToOwned::to_owned).chain(more).collect())
     }
+
+    /// All checks but the path's. Returns the host name of the request: lower case, no port.
+    ///
+    /// # Errors
+    /// [`ProxyError`] by the first rule that is broken.
+    pub fn check(&self, parts: &Parts) -> Result<String, ProxyError> {
+        let host = host_of(parts)?.to_ascii_lowercase();
+        if !self.0.contains(&host) {
+            return Err(ProxyError::HostNotAllowed(host));
+        }
+        refuse_web_pages(&parts.method, &parts.headers)?;
+        if fields::has_looped(&parts.headers) {
+            return Err(ProxyError::Loop);
+        }
+        // TRACE would echo the credential; CONNECT is no request for a path (T35).
+        if matches!(parts.method, Method::CONNECT | Method::TRACE) || parts.method.as_str() == "TRACK" {
+            return Err(ProxyError::MethodNeverProxied(parts.method.clone()));
+        }
+        // hyper answers `100-continue` when the body is first read, which is after all checks (RFC 9110 10.1.1).
+        let mut expected = parts.headers.get_all(header::EXPECT).iter();
+        if expected.any(|value| !value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+            return Err(ProxyError::Expectation);
+        }
+        Ok(host)
+    }
 }
 
 /// A request that may be routed. Only [`admit`] makes one.
@@ -68,27 +93,10 @@ impl Admitted {
 /// [`ProxyError`] by the first rule that is broken.
 pub fn admit(request: Request<Incoming>, allowed: &AllowedHosts) -> Result<Admitted, ProxyError> {
     let (parts, body) = request.into_parts();
-    let host = check(&parts, allowed)?;
+    let host = allowed.check(&parts)?;
     let target = parts.uri.path_and_query().ok_or(TargetError::NotAPath)?;
     let target = Target::parse(target)?;
     Ok(Admitted { parts, body, host, target })
-}
-
-/// All checks but the path's; `explain` uses them too.
-pub(super) fn check(parts: &Parts, allowed: &AllowedHosts) -> Result<String, ProxyError> {
-    let host = host_of(parts)?.to_ascii_lowercase();
-    if !allowed.0.contains(&host) {
-        return Err(ProxyError::HostNotAllowed(host));
-    }
-    refuse_web_pages(&parts.method, &parts.headers)?;
-    if fields::has_looped(&parts.headers) {
-        return Err(ProxyError::Loop);
-    }
-    // TRACE would echo the credential; CONNECT is no request for a path (T35).
-    if matches!(parts.method, Method::CONNECT | Method::TRACE) || parts.method.as_str() == "TRACK" {
-        return Err(ProxyError::MethodNeverProxied(parts.method.clone()));
-    }
-    Ok(host)
 }
 
 /// The host of the request-target, which beats the Host field (RFC 9112 3.2.2), or of that field.
@@ -152,7 +160,7 @@ mod tests {
         for (name, value) in lines {
             request = request.header(*name, *value);
         }
-        check(&request.body(()).unwrap().into_parts().0, &AllowedHosts::new(["orders.local".to_owned()]))
+        AllowedHosts::new(["orders.local".to_owned()]).check(&request.body(()).unwrap().into_parts().0)
     }
 
     fn with_host(host: &str) -> Result<String, ProxyError> {
@@ -221,6 +229,13 @@ mod tests {
         assert!(page("GET", "sec-fetch-site", "none").is_ok());
         assert!(page("POST", "sec-fetch-site", "none").is_err());
         assert!(page("GET", "sec-fetch-mode", "cors").is_ok(), "Node's fetch sends this and no site");
+    }
+
+    #[test]
+    fn only_100_continue_may_be_expected() {
+        let expect = |value: &str| judge("PUT", "/", Version::HTTP_11, &[("host", "localhost"), ("expect", value)]);
+        assert!(expect("100-Continue").is_ok());
+        assert!(matches!(expect("foo"), Err(ProxyError::Expectation)));
     }
 
     #[test]

@@ -1,10 +1,44 @@
 //! The way of a request: guard, match, rewrite, authorise, forward, relay, record.
+//!
+//! One straight line, [`Proxy::pass`]; each step gives the next one a value that only it can make. Imports `auth`,
+//! `route`, `message`, `tls`, `tasks`, `clock`.
 
+pub mod explain;
+pub mod forward;
 pub mod guard;
 pub mod outcome;
 pub mod pool;
+pub mod record;
+pub mod relay;
+pub mod rewrite;
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use http::{HeaderValue, Request, Response};
+use hyper::body::Incoming;
+use prometheus_client::registry::Registry;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use self::forward::Failure;
+use self::guard::AllowedHosts;
+use self::outcome::ProxyError;
+use self::pool::{Connections, Pool, UpstreamBody};
+use self::record::{AccessLog, Exchange, Metrics};
+use self::relay::{Permits, Relayed};
+use crate::auth::request::Grant;
+use crate::auth::spec::Coverage;
+use crate::auth::{Scheme, Schemes};
+use crate::clock::Clock;
+use crate::message::body::Budget;
+use crate::message::fields::{self, Trailers};
+use crate::route::{NoMatch, Route, Table};
+use crate::tls::TlsError;
 use crate::units::ByteSize;
+
+/// Sends of one request, at most (security.md 3.3).
+const MOST_SENDS: u32 = 2;
 
 /// Limits and names that hold for every route.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,4 +49,157 @@ pub struct Settings {
     pub max_in_flight: usize,
     /// All bodies held for signing, together.
     pub buffer_budget: ByteSize,
+}
+
+/// Answers requests by passing them on.
+#[derive(Debug)]
+pub struct Proxy {
+    live: ArcSwap<Snapshot>,
+    metrics: Arc<Metrics>,
+    budget: Budget,
+    clock: Clock,
+    log: AccessLog,
+}
+
+/// One config, ready to serve. A request keeps the snapshot it began with.
+#[derive(Debug)]
+pub struct Snapshot {
+    table: Table,
+    routes: Vec<LiveRoute>,
+    allowed: AllowedHosts,
+    in_flight: Limit,
+}
+
+/// A route and what serves it.
+#[derive(Debug)]
+struct LiveRoute {
+    route: Route,
+    scheme: Option<Arc<Scheme>>,
+    connections: Arc<Connections>,
+    in_flight: Option<Limit>,
+}
+
+/// So many at the same time.
+#[derive(Debug)]
+struct Limit {
+    places: Arc<Semaphore>,
+    most: usize,
+    scope: &'static str,
+}
+
+impl Limit {
+    fn new(most: usize, scope: &'static str) -> Self {
+        let most = most.min(Semaphore::MAX_PERMITS);
+        Self { places: Arc::new(Semaphore::new(most)), most, scope }
+    }
+
+    /// A place, or a refusal at once: a queue here would only hide that too much is asked.
+    fn enter(&self) -> Result<OwnedSemaphorePermit, ProxyError> {
+        Arc::clone(&self.places)
+            .try_acquire_owned()
+            .map_err(|_full| ProxyError::Overloaded { limit: self.most, scope: self.scope })
+    }
+}
+
+impl Snapshot {
+    /// Puts a config's parts together.
+    ///
+    /// # Errors
+    /// [`TlsError`] when an upstream's certificate files cannot be used.
+    pub fn try_new(settings: &Settings, routes: Vec<Route>, schemes: &Schemes, pool: &Pool) -> Result<Self, TlsError> {
+        let table = Table::new(&routes);
+        let hosts = routes.iter().filter_map(|route| route.host.clone());
+        let allowed = AllowedHosts::new(settings.allowed_hosts.iter().cloned().chain(hosts));
+        let live = |route: Route| {
+            let connections = pool.origin(&route.upstream.origin)?;
+            let scheme = route.scheme.and_then(|index| schemes.schemes.get(index)).map(Arc::clone);
+            let in_flight = route.max_in_flight.map(|most| Limit::new(most, "of this route"));
+            Ok(LiveRoute { route, scheme, connections, in_flight })
+        };
+        let routes = routes.into_iter().map(live).collect::<Result<_, TlsError>>()?;
+        let in_flight = Limit::new(settings.max_in_flight, "of all routes");
+        Ok(Self { table, routes, allowed, in_flight })
+    }
+}
+
+impl Proxy {
+    /// A proxy that serves `snapshot`.
+    pub fn new(snapshot: Snapshot, budget: Budget, clock: Clock, log: AccessLog, registry: &mut Registry) -> Self {
+        let metrics = Arc::new(Metrics::register(registry));
+        Self { live: ArcSwap::from_pointee(snapshot), metrics, budget, clock, log }
+    }
+
+    /// Answers one request that came to `listener` (`None`: a main one).
+    pub async fn serve(&self, request: Request<Incoming>, listener: Option<SocketAddr>) -> Response<Relayed> {
+        let request_id = fields::acceptable_request_id(request.headers()).unwrap_or_else(new_request_id);
+        let metrics = Arc::clone(&self.metrics);
+        let mut exchange =
+            Exchange::begin(metrics, self.log, request.method().clone(), request.uri().path(), request_id);
+        let live = self.live.load_full();
+        let trailers = Trailers::wanted_by(request.headers());
+        match self.pass(&live, request, listener, &mut exchange).await {
+            Ok((response, permits, route)) => {
+                relay::relay(response, exchange, permits, trailers, route.body_idle_timeout)
+            }
+            Err(error) => relay::refuse(&error, exchange),
+        }
+    }
+
+    async fn pass<'live>(
+        &self,
+        live: &'live Snapshot,
+        request: Request<Incoming>,
+        listener: Option<SocketAddr>,
+        exchange: &mut Exchange,
+    ) -> Result<(Response<UpstreamBody>, Permits, &'live Route), ProxyError> {
+        let admitted = guard::admit(request, &live.allowed)?;
+        let LiveRoute { route, scheme, connections, in_flight } = live.find(&admitted, listener)?;
+        exchange.routed(&route.name);
+        let mut permits = Permits(vec![live.in_flight.enter()?]);
+        if let Some(limit) = in_flight {
+            permits.0.push(limit.enter()?);
+        }
+        let request_id = exchange.request_id().clone();
+        let coverage = scheme.as_ref().map_or(Coverage::Nothing, |scheme| scheme.coverage());
+        let mut outbound = rewrite::toward(admitted, route, coverage, &self.budget, request_id).await?;
+        exchange.uploading(outbound.upload());
+        let mut sends = 0;
+        loop {
+            let grant = match scheme {
+                None => Grant::nothing(),
+                Some(scheme) => {
+                    scheme.authorize(&outbound.unsigned(), self.clock.now().wall).await.map_err(ProxyError::Auth)?
+                }
+            };
+            sends += 1;
+            match forward::send(connections, outbound.seal(grant), route.response_timeout).await {
+                Ok(response) => return Ok((response, permits, route)),
+                Err(Failure::Again(again, error)) if sends < MOST_SENDS => {
+                    tracing::debug!(route = %route.name, %error, "sent again");
+                    outbound = *again;
+                }
+                Err(Failure::Again(_, error) | Failure::Final(error)) => return Err(ProxyError::Upstream(error)),
+            }
+        }
+    }
+}
+
+impl Snapshot {
+    fn find(&self, admitted: &guard::Admitted, listener: Option<SocketAddr>) -> Result<&LiveRoute, ProxyError> {
+        let (host, path) = (admitted.host(), admitted.target().path());
+        let no_route = || ProxyError::NoRoute { host: host.to_owned(), path: path.to_owned() };
+        match self.table.find(listener, host, path, admitted.method()) {
+            Ok(index) => self.routes.get(index).ok_or_else(no_route),
+            Err(NoMatch::NotFound) => Err(no_route()),
+            Err(NoMatch::MethodNotAllowed(allowed)) => {
+                Err(ProxyError::MethodNotAllowed { method: admitted.method().clone(), allowed })
+            }
+        }
+    }
+}
+
+/// 128 random bits, in hex: unlikely to repeat, no secret.
+fn new_request_id() -> HeaderValue {
+    HeaderValue::try_from(format!("{:032x}", fastrand::u128(..)))
+        .unwrap_or_else(|_not_hex| HeaderValue::from_static("0"))
 }

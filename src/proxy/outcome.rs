@@ -39,6 +39,8 @@ pub enum Code {
     MethodNotAllowed,
     /// The body is larger than may be held for signing.
     BodyTooLarge,
+    /// An Expect that nobody here meets.
+    ExpectationFailed,
     /// The client stopped sending its body.
     RequestTimeout,
     /// A limit of ours is reached.
@@ -91,6 +93,7 @@ impl Code {
             Self::NoRoute => "no-route",
             Self::MethodNotAllowed => "method-not-allowed",
             Self::BodyTooLarge => "body-too-large",
+            Self::ExpectationFailed => "expectation-failed",
             Self::RequestTimeout => "request-timeout",
             Self::Overloaded => "overloaded",
             Self::CredentialUnavailable => "credential-unavailable",
@@ -110,6 +113,7 @@ impl Code {
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::Overloaded | Self::CredentialUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::UpstreamUnreachable | Self::UpstreamTls | Self::UpstreamReset => StatusCode::BAD_GATEWAY,
@@ -126,6 +130,7 @@ impl Code {
             | Self::NoRoute
             | Self::MethodNotAllowed
             | Self::BodyTooLarge
+            | Self::ExpectationFailed
             | Self::RequestTimeout
             | Self::Loop => Fault::Client,
             Self::Overloaded => Fault::Countersign,
@@ -139,9 +144,11 @@ impl Code {
     /// The error type of RFC 9209 2.3.
     pub fn proxy_status(self) -> &'static str {
         match self {
-            Self::BadRequest | Self::MethodNotAllowed | Self::BodyTooLarge | Self::RequestTimeout => {
-                "http_request_error"
-            }
+            Self::BadRequest
+            | Self::MethodNotAllowed
+            | Self::BodyTooLarge
+            | Self::ExpectationFailed
+            | Self::RequestTimeout => "http_request_error",
             Self::CallerRefused => "http_request_denied",
             Self::NoRoute => "destination_not_found",
             Self::Overloaded => "connection_limit_reached",
@@ -162,6 +169,7 @@ impl Code {
             Self::NoRoute => "No route takes this request",
             Self::MethodNotAllowed => "The route does not take this method",
             Self::BodyTooLarge => "The body is too large to be signed",
+            Self::ExpectationFailed => "Only 100-continue can be expected",
             Self::RequestTimeout => "The request body stopped coming",
             Self::Overloaded => "Too many requests at once",
             Self::CredentialUnavailable => "There is no valid credential for this route",
@@ -223,6 +231,9 @@ pub enum ProxyError {
     /// The method is never proxied.
     #[error("{0} is never proxied")]
     MethodNeverProxied(Method),
+    /// An Expect that is not `100-continue`.
+    #[error("the request expects something other than 100-continue")]
+    Expectation,
     /// The request body could not be read.
     #[error("reading the request body to sign it")]
     Body(#[source] BodyError),
@@ -251,6 +262,7 @@ impl ProxyError {
             Self::Loop => Code::Loop,
             Self::NoRoute { .. } => Code::NoRoute,
             Self::MethodNotAllowed { .. } | Self::MethodNeverProxied(_) => Code::MethodNotAllowed,
+            Self::Expectation => Code::ExpectationFailed,
             Self::Body(error) => body_code(error),
             Self::Overloaded { .. } => Code::Overloaded,
             Self::Auth(AuthError::Unavailable { .. }) => Code::CredentialUnavailable,
@@ -274,6 +286,7 @@ impl ProxyError {
                 Some(format!("auth \"{auth}\" has no valid credential; the log and /readyz say why"))
             }
             Self::Loop
+            | Self::Expectation
             | Self::NoRoute { .. }
             | Self::Body(BodyError::Idle(_) | BodyError::Broken(_))
             | Self::Overloaded { .. }

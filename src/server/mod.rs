@@ -1,9 +1,16 @@
 //! The listening side: sockets, connections, drain.
 //!
-//! Knows HTTP framing and time, not routes: requests go to a service that is passed in. Imports `tasks`, `telemetry`.
+//! Knows HTTP framing and time, not routes: requests go to a service that is passed in. Imports `tasks`.
+
+pub mod connection;
+pub mod drain;
+pub mod listener;
 
 use std::net::SocketAddr;
 use std::time::Duration;
+
+pub use drain::Drain;
+pub use listener::{BindError, Listener};
 
 /// How clients are listened to.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,0 +1,171 @@
+//! The program put together: bind, run, stop.
+//!
+//! Everything that can fail for good fails in [`Sidecar::bind`], before the first request; a token endpoint that is down
+//! is no such thing. Imports everything below it; nothing but `cli`, tests and the demo imports it.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::Request;
+use hyper::body::Incoming;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+use tokio::sync::Semaphore;
+
+use crate::admin::{Admin, Pages};
+use crate::auth;
+use crate::auth::control::Control;
+use crate::auth::metrics::CredentialMetrics;
+use crate::clock::Clock;
+use crate::config::Compiled;
+use crate::message::body::Budget;
+use crate::proxy::pool::Pool;
+use crate::proxy::record::AccessLog;
+use crate::proxy::{Proxy, Snapshot};
+use crate::server::connection::Timers;
+use crate::server::{self, BindError, Drain, Listener};
+use crate::tasks::Tasks;
+use crate::tls::{SystemRoots, TlsError};
+
+/// The admin port's connections, apart from the clients': health is never shed (security.md 3.2).
+const ADMIN_CONNECTIONS: usize = 8;
+
+/// Why the program could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address is taken or not ours.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// A certificate file cannot be used.
+    #[error("setting up TLS")]
+    Tls(#[from] TlsError),
+    /// The control plane's client refuses its configuration.
+    #[error("setting up the client for token endpoints")]
+    Control(#[from] reqwest::Error),
+}
+
+/// The program, listening, not yet answering.
+#[derive(Debug)]
+pub struct Sidecar {
+    settings: server::Settings,
+    proxy: Arc<Proxy>,
+    admin: Arc<Admin>,
+    mains: Vec<Listener>,
+    /// With the address that the routes know each by.
+    owns: Vec<(SocketAddr, Listener)>,
+    admin_listener: Listener,
+    health_listener: Option<Listener>,
+    drain: Drain,
+    tasks: Tasks,
+}
+
+/// Where a [`Sidecar`] listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// The main listeners.
+    pub proxy: Vec<SocketAddr>,
+    /// Routes' own ports: as configured, and as bound.
+    pub own: Vec<(SocketAddr, SocketAddr)>,
+    /// The admin port.
+    pub admin: SocketAddr,
+    /// The port with nothing but the probes.
+    pub health: Option<SocketAddr>,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Requests that were cut at the drain deadline.
+    pub cut: usize,
+}
+
+impl Sidecar {
+    /// Listens, and starts to fetch credentials.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn bind(compiled: Compiled, clock: Clock) -> Result<Self, StartError> {
+        let Compiled { log, admin, server: settings, proxy, control, routes, schemes, warnings: _ } = compiled;
+        let mains = Listener::bind_all(&settings.listen).await?;
+        let mut owns = Vec::new();
+        for address in routes.iter().filter_map(|route| route.listen).collect::<BTreeSet<_>>() {
+            owns.push((address, Listener::bind(address).await?));
+        }
+        let admin_listener = Listener::bind(admin.listen).await?;
+        let health_listener = match admin.health_listen {
+            Some(address) => Some(Listener::bind(address).await?),
+            None => None,
+        };
+
+        let tasks = Tasks::default();
+        let roots = SystemRoots::load();
+        let control = Control::try_new(roots.client_config(&control, &[b"h2", b"http/1.1"])?)?;
+        let schemes = auth::Builder::new(&control, &clock, &tasks).build(&schemes).await;
+        let pool = Pool::new(roots, tasks.clone());
+        let snapshot = Snapshot::try_new(&proxy, routes, &schemes, &pool)?;
+
+        let mut registry = Registry::with_prefix("countersign");
+        registry.register("build", "The program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        registry.register_collector(Box::new(CredentialMetrics::new(schemes.credentials.clone())));
+        let budget = Budget::new(proxy.buffer_budget.0);
+        let access = if log.access { AccessLog::All } else { AccessLog::Faults };
+        let proxy = Arc::new(Proxy::new(snapshot, budget, clock.clone(), access, &mut registry));
+        let drain = Drain::default();
+        let admin = Arc::new(Admin::new(schemes.credentials, registry, drain.clone(), clock));
+        Ok(Self { settings, proxy, admin, mains, owns, admin_listener, health_listener, drain, tasks })
+    }
+
+    /// Where it listens.
+    pub fn addresses(&self) -> Addresses {
+        Addresses {
+            proxy: self.mains.iter().map(Listener::address).collect(),
+            own: self.owns.iter().map(|(configured, listener)| (*configured, listener.address())).collect(),
+            admin: self.admin_listener.address(),
+            health: self.health_listener.as_ref().map(Listener::address),
+        }
+    }
+
+    /// Answers until `stop`, then drains; `hurry` ends the draining at once.
+    pub async fn run(self, stop: impl Future<Output = ()>, hurry: impl Future<Output = ()>) -> Ended {
+        let Self { settings, proxy, admin, mains, owns, admin_listener, health_listener, drain, tasks } = self;
+        let timers = Timers { head: settings.header_timeout, idle: settings.idle_timeout };
+        let places = Arc::new(Semaphore::new(settings.max_connections));
+        let mains = mains.into_iter().map(|listener| ("proxy", None, listener));
+        let owns = owns.into_iter().map(|(configured, listener)| ("route", Some(configured), listener));
+        for (name, own, listener) in mains.chain(owns) {
+            tracing::info!(listener = name, address = %listener.address(), "listening");
+            let proxy = Arc::clone(&proxy);
+            let service = move |request: Request<Incoming>| {
+                let proxy = Arc::clone(&proxy);
+                async move { proxy.serve(request, own).await }
+            };
+            tasks.spawn("listener", listener.serve(timers, Arc::clone(&places), drain.clone(), service));
+        }
+        // The admin port answers until the very end, so that a probe sees the drain.
+        let admin_drain = Drain::default();
+        let admin_places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS));
+        let health = health_listener.map(|listener| ("health", Pages::Probes, listener));
+        for (name, pages, listener) in [("admin", Pages::All, admin_listener)].into_iter().chain(health) {
+            tracing::info!(listener = name, address = %listener.address(), "listening");
+            let admin = Arc::clone(&admin);
+            let service = move |request: Request<Incoming>| {
+                let admin = Arc::clone(&admin);
+                async move { admin.answer(request, pages) }
+            };
+            let places = Arc::clone(&admin_places);
+            tasks.spawn("admin", listener.serve(timers, places, admin_drain.clone(), service));
+        }
+
+        stop.await;
+        tracing::info!(limit = ?settings.drain_timeout, "stopping: no longer ready, waiting for requests to end");
+        let cut = drain.run(settings.drain_timeout, hurry).await;
+        tasks.stop().await;
+        if cut == 0 {
+            tracing::info!("stopped; every request was answered");
+        } else {
+            tracing::error!(cut, "stopped; requests were cut at the drain deadline");
+        }
+        Ended { cut }
+    }
+}

@@ -1,0 +1,65 @@
+//! What is shown of credentials: how they fare, never what they are. Read when somebody asks, so it costs a request nothing.
+//!
+//! Imports `auth::refreshing`.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Unit;
+
+use super::Credential;
+use super::refreshing::Status;
+
+/// Shows all credentials of a config. One label value a credential.
+#[derive(Debug)]
+pub struct CredentialMetrics {
+    credentials: Vec<Arc<dyn Credential>>,
+}
+
+impl CredentialMetrics {
+    /// Shows these.
+    pub fn new(credentials: Vec<Arc<dyn Credential>>) -> Self {
+        Self { credentials }
+    }
+}
+
+impl Collector for CredentialMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let statuses: Vec<Status> = self.credentials.iter().map(|credential| credential.status()).collect();
+        let mut family = encoder.encode_descriptor(
+            "credential_usable",
+            "1 if a request would get it now",
+            None,
+            MetricType::Gauge,
+        )?;
+        for status in &statuses {
+            let labels = [("credential", &*status.name)];
+            ConstGauge::new(i64::from(status.usable)).encode(family.encode_family(&labels)?)?;
+        }
+        let help = "End of the credential held, as Unix time";
+        let unit = Unit::Seconds;
+        let mut family =
+            encoder.encode_descriptor("credential_expiry_timestamp", help, Some(&unit), MetricType::Gauge)?;
+        for status in &statuses {
+            let Some(end) = status.expires else { continue };
+            let since = end.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            let labels = [("credential", &*status.name)];
+            ConstGauge::new(since.as_secs_f64()).encode(family.encode_family(&labels)?)?;
+        }
+        let help = "Tries to get a credential, by how they ended";
+        let mut family = encoder.encode_descriptor("credential_fetches", help, None, MetricType::Counter)?;
+        for status in &statuses {
+            for (outcome, count) in [("ok", status.fetched), ("failed", status.failed)] {
+                let labels = [("credential", &*status.name), ("outcome", outcome)];
+                ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}

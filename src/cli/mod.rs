@@ -1,0 +1,201 @@
+//! The command line: the only place that reads arguments and the environment, and that prints.
+//!
+//! Exit codes: 0 done or drained clean, 1 failed run, 3 requests were cut at the drain deadline, 64 bad flags, 78 bad
+//! config. Imports everything; nothing imports it but `main`.
+
+mod healthcheck;
+mod source;
+
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use http::{HeaderName, HeaderValue, Method, Request, Uri};
+
+use crate::app::{Ended, Sidecar};
+use crate::auth::refreshing::Chain;
+use crate::clock::Clock;
+use crate::config::{self, Compiled, Environment};
+use crate::proxy::explain::explain;
+
+const FAILED: u8 = 1;
+const CUT: u8 = 3;
+const BAD_FLAGS: u8 = 64;
+const BAD_CONFIG: u8 = 78;
+
+/// Authenticates plain HTTP requests to Amazon API Gateway, from a sidecar on localhost.
+#[derive(Parser, Debug)]
+#[command(name = "countersign", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Run the proxy.
+    Run(ConfigFile),
+    /// Read the config, print every problem with its place, and the routes it makes.
+    Check(ConfigFile),
+    /// Show which route takes a request and what goes out; sends nothing.
+    Explain(ExplainArgs),
+    /// Ask the running proxy how it is; exit 0 or 1. For images without a shell.
+    Healthcheck(HealthcheckArgs),
+}
+
+#[derive(Args, Debug)]
+struct ConfigFile {
+    /// The config file [default: $COUNTERSIGN_CONFIG, ./countersign.toml, /etc/countersign/config.toml; or the text in
+    /// $COUNTERSIGN_CONFIG_TOML]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+struct ExplainArgs {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Method, such as GET.
+    method: Method,
+    /// URL as the app would call it, such as `http://localhost:8080/orders/42`.
+    url: Uri,
+    /// A field that the app would send.
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", value_parser = header_field)]
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+#[derive(Args, Debug)]
+struct HealthcheckArgs {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Ask for readiness instead of life.
+    #[arg(long)]
+    ready: bool,
+}
+
+fn header_field(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let (name, value) = text.split_once(':').ok_or("write it as \"name: value\"")?;
+    let name = name.trim().parse().map_err(|_invalid| format!("\"{name}\" is not a field name"))?;
+    let value = value.trim().parse().map_err(|_invalid| "the value has characters that a field cannot have")?;
+    Ok((name, value))
+}
+
+/// Runs the command that the arguments ask for.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors, and go to standard output.
+            let code = if error.use_stderr() { BAD_FLAGS } else { 0 };
+            drop(error.print());
+            return ExitCode::from(code);
+        }
+    };
+    let environment = source::environment();
+    match cli.command {
+        Command::Run(file) => with_config(&file, &environment, run),
+        Command::Check(file) => with_config(&file, &environment, |compiled| check(&compiled)),
+        Command::Explain(args) => with_config(&args.file, &environment, |compiled| {
+            explain_request(&compiled, args.method, args.url, args.headers)
+        }),
+        Command::Healthcheck(args) => with_config(&args.file, &environment, |compiled| {
+            let path = if args.ready { "/readyz" } else { "/livez" };
+            match healthcheck::ask(compiled.admin.listen, path) {
+                Ok(answer) => say(&answer, ExitCode::SUCCESS),
+                Err(error) => complain(&Chain(&error), FAILED),
+            }
+        }),
+    }
+}
+
+fn with_config(file: &ConfigFile, environment: &Environment, then: impl FnOnce(Compiled) -> ExitCode) -> ExitCode {
+    let source = match source::find(file.config.as_deref(), environment) {
+        Ok(source) => source,
+        Err(error) => return complain(&Chain(&error), BAD_CONFIG),
+    };
+    match config::load(&source, environment) {
+        Ok(compiled) => then(compiled),
+        Err(report) => complain(&report, BAD_CONFIG),
+    }
+}
+
+fn run(compiled: Compiled) -> ExitCode {
+    let subscriber = compiled.log.subscriber(io::stderr);
+    if tracing::subscriber::set_global_default(subscriber).is_err() {
+        return complain(&"a log is set up already", FAILED);
+    }
+    for warning in &compiled.warnings {
+        tracing::warn!(warning = %warning, "config");
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(&format!("starting the runtime: {error}"), FAILED),
+    };
+    let ended = runtime.block_on(async {
+        let (stop, hurry) = source::signals()?;
+        let sidecar = Sidecar::bind(compiled, Clock::system()).await.map_err(|error| Chain(&error).to_string())?;
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), "started");
+        Ok::<Ended, String>(sidecar.run(stop, hurry).await)
+    });
+    match ended {
+        Ok(Ended { cut: 0 }) => ExitCode::SUCCESS,
+        Ok(Ended { cut: _ }) => ExitCode::from(CUT),
+        Err(error) => {
+            tracing::error!(error, "cannot start");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn check(compiled: &Compiled) -> ExitCode {
+    let mut text = String::new();
+    for warning in &compiled.warnings {
+        text.push_str(&format!("{warning}\n"));
+    }
+    for route in &compiled.routes {
+        let origin = &route.upstream.origin;
+        let spec = route.scheme.and_then(|index| compiled.schemes.get(index));
+        let auth = spec.map_or("none", |spec| &spec.name);
+        let host = route.host.as_deref().unwrap_or("*");
+        let listen = route.listen.map_or_else(|| "main".to_owned(), |address| address.to_string());
+        let base = &route.upstream.base_path;
+        text.push_str(&format!(
+            "route {}: {listen} {host}{} -> {}://{}{base}, auth {auth}\n",
+            route.name, route.path, origin.scheme, origin.authority
+        ));
+    }
+    text.push_str(&format!("ok: {} routes\n", compiled.routes.len()));
+    say(&text, ExitCode::SUCCESS)
+}
+
+fn explain_request(compiled: &Compiled, method: Method, url: Uri, headers: Vec<(HeaderName, HeaderValue)>) -> ExitCode {
+    if url.authority().is_none() {
+        return complain(&"the URL must be whole, such as http://localhost:8080/orders/42", BAD_FLAGS);
+    }
+    let mut request = Request::new(());
+    *request.method_mut() = method;
+    *request.uri_mut() = url;
+    for (name, value) in headers {
+        request.headers_mut().append(name, value);
+    }
+    let now = Clock::system().now().wall;
+    match explain(&compiled.proxy, &compiled.routes, &compiled.schemes, request, now) {
+        Ok(explanation) => say(&explanation.to_string(), ExitCode::SUCCESS),
+        Err(error) => {
+            let code = error.code();
+            complain(&format!("{} {}: {}", code.status().as_u16(), code.as_str(), Chain(&error)), FAILED)
+        }
+    }
+}
+
+fn say(text: &str, code: ExitCode) -> ExitCode {
+    // A reader that has gone away has read enough.
+    drop(io::stdout().write_all(text.as_bytes()));
+    code
+}
+
+fn complain(what: &dyn std::fmt::Display, code: u8) -> ExitCode {
+    drop(writeln!(io::stderr(), "{what}"));
+    ExitCode::from(code)
+}

@@ -1,0 +1,78 @@
+//! Where the config comes from, the environment, and the signals that stop a run.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::config::{Environment, Source};
+
+const CONFIG_VARIABLE: &str = "COUNTERSIGN_CONFIG";
+const TEXT_VARIABLE: &str = "COUNTERSIGN_CONFIG_TOML";
+const PLACES: [&str; 2] = ["countersign.toml", "/etc/countersign/config.toml"];
+
+/// A config that cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SourceError {
+    #[error("no config: give --config FILE, set {CONFIG_VARIABLE} or {TEXT_VARIABLE}, or write {} or {}", PLACES[0], PLACES[1])]
+    Nowhere,
+    #[error("reading the config file {}", path.display())]
+    Unreadable {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The process's environment. Variables that are not UTF-8 are left out: no config can name them.
+#[expect(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
+pub(super) fn environment() -> Environment {
+    Environment::new(
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
+    )
+}
+
+/// The config: `--config`, else the text in the environment, else the file that it names, else the usual places.
+pub(super) fn find(flag: Option<&Path>, environment: &Environment) -> Result<Source, SourceError> {
+    if let Some(path) = flag {
+        return read(path);
+    }
+    if let Some(text) = environment.get(TEXT_VARIABLE) {
+        return Ok(Source { name: format!("${TEXT_VARIABLE}"), text: text.to_owned(), folder: PathBuf::from(".") });
+    }
+    if let Some(path) = environment.get(CONFIG_VARIABLE) {
+        return read(Path::new(path));
+    }
+    let place = PLACES.iter().map(Path::new).find(|path| path.exists());
+    place.map_or(Err(SourceError::Nowhere), read)
+}
+
+fn read(path: &Path) -> Result<Source, SourceError> {
+    let text =
+        std::fs::read_to_string(path).map_err(|source| SourceError::Unreadable { path: path.to_owned(), source })?;
+    let folder = path.parent().map(Path::to_owned).unwrap_or_default();
+    Ok(Source { name: path.display().to_string(), text, folder })
+}
+
+/// Ready at the first SIGTERM or SIGINT, and at the second.
+///
+/// # Errors
+/// When the system takes no handler.
+pub(super) fn signals() -> Result<(impl Future<Output = ()>, impl Future<Output = ()>), String> {
+    let register = |kind| signal(kind).map_err(|error| format!("registering for signals: {error}"));
+    let (mut terminate, mut interrupt) = (register(SignalKind::terminate())?, register(SignalKind::interrupt())?);
+    let (first, second) = (tokio_util::sync::CancellationToken::new(), tokio_util::sync::CancellationToken::new());
+    let (stop, hurry) = (first.clone(), second.clone());
+    let watch = async move {
+        for token in [first, second] {
+            tokio::select! {
+                _signal = terminate.recv() => {}
+                _signal = interrupt.recv() => {}
+            }
+            token.cancel();
+        }
+    };
+    #[expect(clippy::disallowed_methods, reason = "outlives the tasks that drain ends")]
+    drop(tokio::spawn(watch));
+    Ok((async move { stop.cancelled().await }, async move { hurry.cancelled().await }))
+}

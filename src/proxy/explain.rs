@@ -1,0 +1,170 @@
+//! What would happen to a request, in words: the same steps as [`super::Proxy`] takes, without a credential and without
+//! sending anything. `countersign explain` prints it.
+//!
+//! Values that came from secrets are marked sensitive and not shown. Imports `auth`, `route`, `message`.
+
+use std::fmt;
+use std::time::SystemTime;
+
+use http::header::{HeaderName, HeaderValue};
+use http::{Method, Request};
+
+use super::Settings;
+use super::guard::AllowedHosts;
+use super::outcome::ProxyError;
+use super::rewrite::{outgoing_fields, outgoing_target};
+use crate::auth::canonical::{Added, canonical_request};
+use crate::auth::request::Unsigned;
+use crate::auth::sigv4::Scope;
+use crate::auth::spec::{AssumeRole, AwsSource, Coverage, Kind, PayloadSigning, Spec};
+use crate::message::body::Sha256Hex;
+use crate::message::fields::REQUEST_ID;
+use crate::message::target::{Target, TargetError};
+use crate::route::{NoMatch, Route, Table};
+
+/// What would happen to one request.
+#[derive(Debug)]
+pub struct Explanation<'a> {
+    route: &'a Route,
+    spec: Option<&'a Spec>,
+    method: Method,
+    url: String,
+    removed: Vec<HeaderName>,
+    fields: Vec<(HeaderName, HeaderValue)>,
+    canonical: Option<String>,
+}
+
+/// Follows `request` (with an absolute URI) through `routes`.
+///
+/// # Errors
+/// The [`ProxyError`] that a caller would get.
+pub fn explain<'a>(
+    settings: &Settings,
+    routes: &'a [Route],
+    specs: &'a [Spec],
+    request: Request<()>,
+    now: SystemTime,
+) -> Result<Explanation<'a>, ProxyError> {
+    let hosts = routes.iter().filter_map(|route| route.host.clone());
+    let allowed = AllowedHosts::new(settings.allowed_hosts.iter().cloned().chain(hosts));
+    let (parts, ()) = request.into_parts();
+    let host = allowed.check(&parts)?;
+    let target = Target::parse(parts.uri.path_and_query().ok_or(TargetError::NotAPath)?)?;
+    let route = find(routes, parts.uri.port_u16(), &host, target.path(), &parts.method)?;
+    let spec = route.scheme.and_then(|index| specs.get(index));
+    let coverage = spec.map_or(Coverage::Nothing, Spec::coverage);
+    let path_and_query = outgoing_target(&target, route, coverage)?;
+    let mut removed = Vec::new();
+    let mut headers = parts.headers;
+    outgoing_fields(&mut headers, route, coverage, |name| removed.push(name.clone()));
+    headers.insert(REQUEST_ID, HeaderValue::from_static("<new>"));
+    let origin = &route.upstream.origin;
+    let unsigned = Unsigned {
+        method: &parts.method,
+        authority: &origin.authority,
+        path_and_query: &path_and_query,
+        headers: &headers,
+        payload: Some(&Sha256Hex::of_nothing()),
+    };
+    let canonical = match spec.map(|spec| &spec.kind) {
+        Some(Kind::SigV4(sigv4)) => {
+            let scope = Scope { region: sigv4.region.clone(), service: sigv4.service.clone(), payload: sigv4.payload };
+            let date = amz_date(now);
+            let added = Added { date: &date, security_token: Some("<session token, of temporary keys>") };
+            Some(canonical_request(&unsigned, &scope, &added).map_err(ProxyError::Auth)?)
+        }
+        Some(Kind::Bearer(_)) | None => None,
+    };
+    let url = format!("{}://{}{}", origin.scheme, origin.authority, path_and_query);
+    let fields = headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+    Ok(Explanation { route, spec, method: parts.method, url, removed, fields, canonical })
+}
+
+/// The route's own port is tried first, then the main listeners.
+fn find<'a>(
+    routes: &'a [Route],
+    port: Option<u16>,
+    host: &str,
+    path: &str,
+    method: &Method,
+) -> Result<&'a Route, ProxyError> {
+    let table = Table::new(routes);
+    let own = routes.iter().filter_map(|route| route.listen).find(|listen| Some(listen.port()) == port);
+    let no_route = || ProxyError::NoRoute { host: host.to_owned(), path: path.to_owned() };
+    match table.find(own, host, path, method) {
+        Ok(index) => routes.get(index).ok_or_else(no_route),
+        Err(NoMatch::NotFound) => Err(no_route()),
+        Err(NoMatch::MethodNotAllowed(allowed)) => {
+            Err(ProxyError::MethodNotAllowed { method: method.clone(), allowed })
+        }
+    }
+}
+
+/// `20261121T083000Z`.
+fn amz_date(time: SystemTime) -> String {
+    let written = aws_smithy_types::DateTime::from(time);
+    let iso = written.fmt(aws_smithy_types::date_time::Format::DateTime).unwrap_or_default();
+    // 2026-11-21T08:30:00.123Z, without what SigV4 leaves out.
+    let whole = iso.split('.').next().unwrap_or_default();
+    let digits: String = whole.chars().filter(|c| c.is_ascii_digit() || *c == 'T').collect();
+    format!("{digits}Z")
+}
+
+impl fmt::Display for Explanation<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { route, spec, method, url, removed, fields, canonical } = self;
+        let origin = &route.upstream.origin;
+        let strip = if route.strip_path { ", taken off" } else { "" };
+        writeln!(f, "route      {} (path {}{strip})", route.name, route.path)?;
+        writeln!(f, "sends      {method} {url}")?;
+        writeln!(f, "dials      {}, certificate for \"{}\"", origin.dial, origin.server_name)?;
+        writeln!(f, "auth       {}", spec.map_or_else(|| "none".to_owned(), describe))?;
+        let removed: Vec<&str> = removed.iter().map(HeaderName::as_str).collect();
+        writeln!(f, "drops      {}", if removed.is_empty() { "nothing".to_owned() } else { removed.join(", ") })?;
+        writeln!(f, "fields     host: {}", origin.authority)?;
+        for (name, value) in fields {
+            let shown = match value.to_str() {
+                _ if value.is_sensitive() => "<secret>",
+                Ok(text) => text,
+                Err(_) => "<bytes that are not ASCII>",
+            };
+            writeln!(f, "           {name}: {shown}")?;
+        }
+        if let Some(Kind::Bearer(bearer)) = spec.map(|spec| &spec.kind) {
+            let scheme = if bearer.scheme.is_empty() { String::new() } else { format!("{} ", bearer.scheme) };
+            writeln!(f, "           {}: {scheme}<token>", bearer.header)?;
+        }
+        if let Some(canonical) = canonical {
+            writeln!(f, "           x-amz-date, x-amz-security-token, authorization: <signature>")?;
+            writeln!(f, "\ncanonical request (with an empty body):\n{canonical}")?;
+        }
+        Ok(())
+    }
+}
+
+fn describe(spec: &Spec) -> String {
+    let name = &spec.name;
+    match &spec.kind {
+        Kind::Bearer(bearer) => {
+            let scopes = bearer.client.scopes.join(" ");
+            let (url, id) = (&bearer.client.token_url, &bearer.client.client_id);
+            format!("{name}: token of client {id} from {url}, scopes \"{scopes}\"")
+        }
+        Kind::SigV4(sigv4) => {
+            let source = match &sigv4.credentials.source {
+                AwsSource::Default => "the default chain".to_owned(),
+                AwsSource::Profile(profile) => format!("profile \"{profile}\""),
+                AwsSource::Static { .. } => "static keys".to_owned(),
+            };
+            let role = match &sigv4.credentials.assume_role {
+                Some(AssumeRole { arn, .. }) => format!(", assuming {arn}"),
+                None => String::new(),
+            };
+            let body = match sigv4.payload {
+                PayloadSigning::Signed => "",
+                PayloadSigning::Unsigned => ", body not signed",
+            };
+            format!("{name}: SigV4 for {} in {} with {source}{role}{body}", sigv4.service, sigv4.region)
+        }
+    }
+}

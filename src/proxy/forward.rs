@@ -1,0 +1,67 @@
+//! Sending an authorised request, within its time.
+//!
+//! Takes only [`Sealed`] requests, so that nothing leaves without its authorisation. Says of a failure whether the same
+//! request may go out once more (security.md 3.3); the caller authorises it again for that. Imports `route`, `message`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Response;
+use tokio::time::{Instant, sleep_until};
+
+use super::pool::{Connections, Sent, Undelivered, UpstreamBody, UpstreamError};
+use super::rewrite::{Outbound, Sealed};
+use crate::message::body::{Turn, Upload};
+
+/// A request that got no answer.
+#[derive(Debug)]
+pub enum Failure {
+    /// It may be sent once more: nothing of it was sent, or it is idempotent and met a connection that was closing.
+    Again(Box<Outbound>, UpstreamError),
+    /// It must not.
+    Final(UpstreamError),
+}
+
+/// Sends `sealed` and waits for the response head, `limit` at most after its last byte went out.
+///
+/// # Errors
+/// [`Failure`].
+///
+/// # Cancellation
+/// Dropping the future ends the exchange on the upstream's side.
+pub async fn send(
+    connections: &Arc<Connections>,
+    sealed: Sealed,
+    limit: Duration,
+) -> Result<Response<UpstreamBody>, Failure> {
+    let checkout = connections.checkout().await.map_err(Failure::Final)?;
+    // Only a connection that was used before can have been closing meanwhile; a new one needs no copy.
+    let spare = if checkout.is_reused() && sealed.is_idempotent() { sealed.again() } else { None };
+    let upload = sealed.upload();
+    let (request, envelope) = sealed.into_request(checkout.form());
+    let exchange = checkout.send(request);
+    tokio::select! {
+        outcome = exchange => outcome.map_err(|Undelivered { error, sent }| match (sent, spare) {
+            (Sent::Nothing(request), _) => Failure::Again(Box::new(envelope.reopen(*request)), error),
+            (Sent::OnReusedConnection, Some(spare)) => Failure::Again(Box::new(spare), error),
+            (Sent::OnReusedConnection | Sent::Something, _) => Failure::Final(error),
+        }),
+        () = overdue(&upload, limit) => Err(Failure::Final(UpstreamError::ResponseTimeout(limit))),
+    }
+}
+
+/// Ready when the upstream has had `limit` to answer, or to take the next piece of the body. While the client is the
+/// one who keeps an upload waiting, its own timer runs, not this one.
+async fn overdue(upload: &Upload, limit: Duration) {
+    let mut passed = upload.passed();
+    let mut turn = upload.turn();
+    loop {
+        sleep_until(Instant::now() + limit).await;
+        let (passed_now, turn_now) = (upload.passed(), upload.turn());
+        let moved = passed_now != passed || turn_now != turn;
+        if !moved && turn_now != Turn::Client {
+            return;
+        }
+        (passed, turn) = (passed_now, turn_now);
+    }
+}

@@ -1,0 +1,234 @@
+//! From the request that came to the one that goes out: target, fields, body.
+//!
+//! The outgoing path and query are built once, here; what is signed and what is sent are that same value. Fields that a
+//! caller may not send are taken out before ours are put in, so no `Connection` line can nominate ours away. Imports
+//! `message`, `route`, `auth`.
+
+use std::sync::Arc;
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::uri::PathAndQuery;
+use http::{Method, Request, Uri, Version};
+
+use super::guard::Admitted;
+use super::outcome::ProxyError;
+use super::pool::Form;
+use crate::auth::request::{Grant, Unsigned};
+use crate::auth::spec::{Coverage, PayloadSigning};
+use crate::message::body::{self, Budget, OutboundBody, Sha256Hex, Upload};
+use crate::message::fields::{self, CallerIdentity, REQUEST_ID};
+use crate::message::target::{self, Target, TargetError};
+use crate::route::{Origin, Route};
+
+/// What we say in `Via` (RFC 9110 7.6.3).
+const VIA: HeaderValue = HeaderValue::from_static("1.1 countersign");
+
+/// A request on its way out, not yet authorised: nothing can send it.
+#[derive(Debug)]
+pub struct Outbound {
+    origin: Origin,
+    method: Method,
+    path_and_query: PathAndQuery,
+    headers: HeaderMap,
+    body: OutboundBody,
+    payload: Option<Sha256Hex>,
+    upload: Arc<Upload>,
+}
+
+/// A request that was authorised: nothing can change it.
+#[derive(Debug)]
+pub struct Sealed {
+    outbound: Outbound,
+    granted: Vec<HeaderName>,
+}
+
+/// Rewrites `admitted` for `route`; reads and hashes the body if `coverage` says so.
+///
+/// # Errors
+/// [`ProxyError`]: a target that this route refuses, or a body that cannot be held.
+pub async fn toward(
+    admitted: Admitted,
+    route: &Route,
+    coverage: Coverage,
+    budget: &Budget,
+    request_id: HeaderValue,
+) -> Result<Outbound, ProxyError> {
+    let (method, mut headers, target, incoming) = admitted.into_parts();
+    let path_and_query = outgoing_target(&target, route, coverage)?;
+    outgoing_fields(&mut headers, route, coverage, |_| {});
+    headers.insert(REQUEST_ID, request_id);
+    let upload = Arc::new(Upload::default());
+    let (body, payload) = if coverage == Coverage::Signature(PayloadSigning::Signed) {
+        let held = body::hold(incoming, route.max_body, budget, route.body_idle_timeout).await;
+        let (body, hash) = held.map_err(ProxyError::Body)?;
+        (body, Some(hash))
+    } else {
+        (OutboundBody::streaming(incoming, route.body_idle_timeout, Arc::clone(&upload)), None)
+    };
+    let origin = route.upstream.origin.clone();
+    Ok(Outbound { origin, method, path_and_query, headers, body, payload, upload })
+}
+
+/// The path and query that go out.
+///
+/// # Errors
+/// [`TargetError`] by the rules of the route and its auth.
+pub(super) fn outgoing_target(target: &Target, route: &Route, coverage: Coverage) -> Result<PathAndQuery, TargetError> {
+    if target.has_encoded_slash() && !route.allow_encoded_slash {
+        return Err(TargetError::EncodedSlash);
+    }
+    let canonical;
+    let query = match (coverage, target.query()) {
+        (Coverage::Signature(_), Some(query)) => {
+            canonical = target::canonical_query(query)?;
+            Some(canonical.as_str())
+        }
+        (Coverage::Token, Some(query)) => {
+            target::refuse_presigned(query)?;
+            Some(query)
+        }
+        (_, query) => query,
+    };
+    let strip = match route.path.as_str() {
+        "/" => "",
+        path if route.strip_path => path,
+        _ => "",
+    };
+    target.rebase(strip, &route.upstream.base_path, query)
+}
+
+/// Takes out what may not pass and puts in what the route sets.
+pub(super) fn outgoing_fields(
+    headers: &mut HeaderMap,
+    route: &Route,
+    coverage: Coverage,
+    removed: impl FnMut(&HeaderName),
+) {
+    let identity = match coverage {
+        Coverage::Nothing => CallerIdentity::Passed,
+        Coverage::Token | Coverage::Signature(_) => CallerIdentity::Replaced,
+    };
+    fields::strip_request(headers, identity, removed);
+    for name in &route.request_headers.remove {
+        headers.remove(name);
+    }
+    for (name, value) in &route.request_headers.set {
+        headers.insert(name, value.clone());
+    }
+    headers.insert(header::VIA, VIA);
+}
+
+impl Outbound {
+    /// What an authoriser sees.
+    pub fn unsigned(&self) -> Unsigned<'_> {
+        Unsigned {
+            method: &self.method,
+            authority: &self.origin.authority,
+            path_and_query: &self.path_and_query,
+            headers: &self.headers,
+            payload: self.payload.as_ref(),
+        }
+    }
+
+    /// How far its body has come.
+    pub fn upload(&self) -> &Arc<Upload> {
+        &self.upload
+    }
+
+    /// Applies `grant`; from here on nothing changes.
+    pub fn seal(mut self, grant: Grant) -> Sealed {
+        let mut granted = Vec::new();
+        for (name, value) in grant.into_fields() {
+            self.headers.insert(&name, value);
+            granted.push(name);
+        }
+        Sealed { outbound: self, granted }
+    }
+}
+
+impl Sealed {
+    /// How far its body has come.
+    pub(super) fn upload(&self) -> Arc<Upload> {
+        Arc::clone(&self.outbound.upload)
+    }
+
+    /// Whether doing it twice is the same as once (RFC 9110 9.2.2).
+    pub(super) fn is_idempotent(&self) -> bool {
+        self.outbound.method.is_idempotent()
+    }
+
+    /// The same request once more, not yet authorised, if its body is at hand.
+    pub(super) fn again(&self) -> Option<Outbound> {
+        let Outbound { origin, method, path_and_query, headers, body, payload, upload } = &self.outbound;
+        let again = Outbound {
+            origin: origin.clone(),
+            method: method.clone(),
+            path_and_query: path_and_query.clone(),
+            headers: headers.clone(),
+            body: body.replay()?,
+            payload: payload.clone(),
+            upload: Arc::clone(upload),
+        };
+        Some(again.without(&self.granted))
+    }
+
+    /// Writes it down in the connection's form. What is left serves to take it back.
+    pub(super) fn into_request(self, form: Form) -> (Request<OutboundBody>, Envelope) {
+        let Self { outbound, granted } = self;
+        let Outbound { origin, method, path_and_query, mut headers, body, payload, upload } = outbound;
+        let mut uri = http::uri::Parts::default();
+        uri.path_and_query = Some(path_and_query.clone());
+        let version = match form {
+            Form::Http1 => {
+                // An authority is a valid field value: both are printable ASCII.
+                if let Ok(host) = HeaderValue::from_str(origin.authority.as_str()) {
+                    headers.insert(header::HOST, host);
+                }
+                Version::HTTP_11
+            }
+            Form::Http2 => {
+                uri.scheme = Some(origin.scheme.clone());
+                uri.authority = Some(origin.authority.clone());
+                Version::HTTP_2
+            }
+        };
+        let mut request = Request::new(body);
+        *request.method_mut() = method;
+        *request.uri_mut() = Uri::from_parts(uri).unwrap_or_default();
+        *request.version_mut() = version;
+        *request.headers_mut() = headers;
+        (request, Envelope { origin, path_and_query, payload, upload, granted })
+    }
+}
+
+/// What a written request leaves behind.
+#[derive(Debug)]
+pub(super) struct Envelope {
+    origin: Origin,
+    path_and_query: PathAndQuery,
+    payload: Option<Sha256Hex>,
+    upload: Arc<Upload>,
+    granted: Vec<HeaderName>,
+}
+
+impl Envelope {
+    /// Takes back a request that was not sent.
+    pub(super) fn reopen(self, request: Request<OutboundBody>) -> Outbound {
+        let (parts, body) = request.into_parts();
+        let Self { origin, path_and_query, payload, upload, granted } = self;
+        let outbound =
+            Outbound { origin, method: parts.method, path_and_query, headers: parts.headers, body, payload, upload };
+        outbound.without(&granted)
+    }
+}
+
+impl Outbound {
+    /// Without the fields of an earlier grant, which a signer would take for the caller's.
+    fn without(mut self, granted: &[HeaderName]) -> Self {
+        self.headers.remove(header::HOST);
+        for name in granted {
+            self.headers.remove(name);
+        }
+        self
+    }
+}
