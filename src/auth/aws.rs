@@ -10,11 +10,15 @@ use std::time::Duration;
 
 use aws_config::BehaviorVersion;
 use aws_config::default_provider::credentials::DefaultCredentialsChain;
+use aws_config::ecs::EcsCredentialsProvider;
+use aws_config::environment::EnvironmentVariableCredentialsProvider;
+use aws_config::imds::credentials::ImdsCredentialsProvider;
 use aws_config::profile::ProfileFileCredentialsProvider;
 use aws_config::provider_config::ProviderConfig;
 use aws_config::retry::RetryConfig;
 use aws_config::sts::AssumeRoleProvider;
 use aws_config::timeout::TimeoutConfig;
+use aws_config::web_identity_token::WebIdentityTokenCredentialsProvider;
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
@@ -63,19 +67,29 @@ enum Provider {
 impl ProviderSource {
     /// The credentials to begin with. `region` is where a chain that itself assumes roles calls STS.
     pub async fn base(source: &AwsSource, region: &str, control: &Control) -> Self {
+        let config = || provider_config(region, control);
         match source {
             AwsSource::Default => {
-                let chain = DefaultCredentialsChain::builder().configure(provider_config(region, control));
-                let provider = chain.region(Region::new(region.to_owned())).build().await;
-                Self { name: CHAIN.to_owned(), provider: Provider::Sdk(SharedCredentialsProvider::new(provider)) }
+                let chain = DefaultCredentialsChain::builder().configure(config());
+                Self::sdk(CHAIN, chain.region(Region::new(region.to_owned())).build().await)
+            }
+            AwsSource::Environment => Self::sdk("the environment", EnvironmentVariableCredentialsProvider::new()),
+            AwsSource::Container => {
+                let provider = EcsCredentialsProvider::builder().configure(&config()).build();
+                Self::sdk("the container's credential endpoint", provider)
+            }
+            AwsSource::Instance => {
+                let provider = ImdsCredentialsProvider::builder().configure(&config()).build();
+                Self::sdk("the instance's metadata (IMDSv2)", provider)
+            }
+            AwsSource::WebIdentity => {
+                let provider = WebIdentityTokenCredentialsProvider::builder().configure(&config()).build();
+                Self::sdk("the web identity token file", provider)
             }
             AwsSource::Profile(profile) => {
-                let provider = ProfileFileCredentialsProvider::builder()
-                    .configure(&provider_config(region, control))
-                    .profile_name(profile)
-                    .build();
-                let name = format!("profile \"{profile}\"");
-                Self { name, provider: Provider::Sdk(SharedCredentialsProvider::new(provider)) }
+                let provider =
+                    ProfileFileCredentialsProvider::builder().configure(&config()).profile_name(profile).build();
+                Self::sdk(&format!("profile \"{profile}\""), provider)
             }
             AwsSource::Static { access_key_id, secret_access_key, session_token } => Self {
                 name: "static keys".to_owned(),
@@ -107,7 +121,11 @@ impl ProviderSource {
             builder = builder.external_id(id);
         }
         let provider = builder.build_from_provider(Base(base)).await;
-        Self { name: format!("role {}", role.arn), provider: Provider::Sdk(SharedCredentialsProvider::new(provider)) }
+        Self::sdk(&format!("role {}", role.arn), provider)
+    }
+
+    fn sdk(name: &str, provider: impl ProvideCredentials + 'static) -> Self {
+        Self { name: name.to_owned(), provider: Provider::Sdk(SharedCredentialsProvider::new(provider)) }
     }
 
     async fn credentials(&self) -> Result<Credentials, FetchError> {
@@ -173,7 +191,7 @@ fn explain(name: &str, error: CredentialsError) -> FetchError {
     }
     let permanence = match &error {
         CredentialsError::CredentialsNotLoaded(_) => {
-            return FetchError::NoSource { chain: CHAIN, source: error };
+            return FetchError::NoSource { from: name.to_owned(), source: error };
         }
         CredentialsError::InvalidConfiguration(_) => Permanence::Permanent,
         _ => Permanence::Passing,

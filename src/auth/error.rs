@@ -66,11 +66,11 @@ pub enum FetchError {
         /// What is wrong with it; never a part of it that may be secret.
         problem: String,
     },
-    /// The AWS chain found no source at all.
-    #[error("no AWS credentials were found in {chain}")]
+    /// There are no AWS credentials where they were looked for.
+    #[error("no AWS credentials were found in {from}")]
     NoSource {
         /// Where was looked.
-        chain: &'static str,
+        from: String,
         /// What each link of the chain said.
         #[source]
         source: aws_credential_types::provider::error::CredentialsError,

@@ -123,6 +123,14 @@ pub struct AwsCredentials {
 pub enum AwsSource {
     /// The SDKs' chain: environment, profile, web identity, ECS or EKS container, EC2 instance.
     Default,
+    /// `AWS_ACCESS_KEY_ID` and its companions.
+    Environment,
+    /// The role of the ECS task or EKS pod.
+    Container,
+    /// The role of the EC2 instance.
+    Instance,
+    /// The role that a token file stands for (IRSA).
+    WebIdentity,
     /// A profile of `~/.aws/config` and `~/.aws/credentials`.
     Profile(String),
     /// Keys given in the config.

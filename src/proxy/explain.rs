@@ -153,6 +153,10 @@ fn describe(spec: &Spec) -> String {
         Kind::SigV4(sigv4) => {
             let source = match &sigv4.credentials.source {
                 AwsSource::Default => "the default chain".to_owned(),
+                AwsSource::Environment => "keys of the environment".to_owned(),
+                AwsSource::Container => "the container's role".to_owned(),
+                AwsSource::Instance => "the instance's role".to_owned(),
+                AwsSource::WebIdentity => "the web identity's role".to_owned(),
                 AwsSource::Profile(profile) => format!("profile \"{profile}\""),
                 AwsSource::Static { .. } => "static keys".to_owned(),
             };
