@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
@@ -79,6 +79,45 @@ pub enum TlsError {
 /// The system's root certificates, read once: 145 of them take 3 ms, and every upstream shares them.
 #[derive(Clone, Debug)]
 pub struct SystemRoots(Arc<RootCertStore>);
+
+impl TlsError {
+    /// What is wrong with the file, as the end of a sentence that begins with it. Never quotes the file, as the sources'
+    /// own texts do: it may be a private key.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Pem { source: pem::Error::Io(error), .. } => format!("cannot be read: {error}"),
+            Self::Pem { what: "a private key", source: pem::Error::NoItemsFound, .. } => "holds no private key".to_owned(),
+            Self::NoCertificate(_) => "holds no certificate".to_owned(),
+            Self::Pem { .. } => "is not a whole PEM file".to_owned(),
+            Self::Unusable { source: rustls::Error::InconsistentKeys(_), .. } => {
+                "does not belong to its private key".to_owned()
+            }
+            Self::Unusable { source, .. } | Self::Versions(source) => format!("cannot be used: {source}"),
+            Self::NoRoots => "leaves no root certificate".to_owned(),
+        }
+    }
+}
+
+impl ClientSettings {
+    /// Reads the files and throws them away: whether a [`ClientConfig`] could be made of them.
+    ///
+    /// # Errors
+    /// [`TlsError`], of the first file that cannot be used.
+    pub fn check(&self) -> Result<(), TlsError> {
+        if let Some(path) = &self.ca_file {
+            let mut roots = RootCertStore::empty();
+            for certificate in certificates(path)? {
+                roots.add(certificate).map_err(|source| TlsError::Unusable { path: path.clone(), source })?;
+            }
+        }
+        if let Some(Identity { cert, key }) = &self.identity {
+            let provider = rustls::crypto::aws_lc_rs::default_provider();
+            rustls::sign::CertifiedKey::from_der(certificates(cert)?, private_key(key)?, &provider)
+                .map_err(|source| TlsError::Unusable { path: cert.clone(), source })?;
+        }
+        Ok(())
+    }
+}
 
 impl SystemRoots {
     /// Reads the roots of the operating system, or of `SSL_CERT_FILE` and `SSL_CERT_DIR`; Mozilla's, if those are empty

@@ -1,35 +1,97 @@
-//! stub
-#![allow(missing_docs)]
-use crate::{admin, auth, proxy, route, server, telemetry, tls};
+//! The config file: as written ([`raw`]), as meant ([`Compiled`]), and what is wrong with it ([`diagnostic`]).
+//!
+//! [`load`] reports every problem of a file in one run, and never shows a value that may be secret. It reads files that
+//! the config names and nothing else: no network, and no environment but the one it is given. Imports the modules whose
+//! settings it fills.
+
+mod compile;
+pub mod diagnostic;
+mod mask;
+pub mod raw;
+mod read;
+
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
-#[derive(Debug)]
+
+pub use diagnostic::{Diagnostic, Report, Severity};
+
+use crate::{admin, auth, proxy, route, server, telemetry, tls};
+
+/// A config file's text.
+#[derive(Clone)]
 pub struct Source {
+    /// As it is called in diagnostics.
     pub name: String,
+    /// TOML.
     pub text: String,
+    /// What relative file names in it start from.
     pub folder: PathBuf,
 }
-#[derive(Debug, Default)]
+
+/// Environment variables, as `cli` read them. Does not print values.
+#[derive(Clone, Default)]
 pub struct Environment(BTreeMap<String, String>);
+
+/// A config that is known to be right: everything is parsed, resolved and checked against everything else.
 #[derive(Clone, Debug)]
 pub struct Compiled {
+    /// Log lines.
     pub log: telemetry::log::Settings,
+    /// Admin port.
     pub admin: admin::Settings,
+    /// Listeners and connections.
     pub server: server::Settings,
+    /// Limits over all routes.
     pub proxy: proxy::Settings,
+    /// TLS of token and STS calls: `ca_file` and `http2` of `[upstream]`.
     pub control: tls::ClientSettings,
+    /// In the order of the file; never empty.
     pub routes: Vec<route::Route>,
+    /// What routes authorise with; one for each pair of `[auth]` table and region that a route uses.
     pub schemes: Vec<auth::spec::Spec>,
-    pub warnings: Vec<String>,
+    /// What is allowed and should be known, in the order of the file. Each prints as its whole paragraph.
+    pub warnings: Vec<Diagnostic>,
 }
-pub fn load(_: &Source, _: &Environment) -> Result<Compiled, String> {
-    Err("stub".into())
-}
-impl Environment {
-    pub fn new(v: impl IntoIterator<Item = (String, String)>) -> Self {
-        Self(v.into_iter().collect())
+
+/// Reads and checks a config.
+///
+/// Blocks while it reads the secret and PEM files that the config names.
+///
+/// # Errors
+/// [`Report`] with all problems, warnings among them. Exit code 78.
+pub fn load(source: &Source, environment: &Environment) -> Result<Compiled, Report> {
+    let mut problems = diagnostic::Problems::default();
+    let compiled = raw::read(source, environment, &mut problems)
+        .map(|raw| compile::compile(raw, &mut compile::Context { environment, folder: &source.folder, problems: &mut problems }));
+    let failed = problems.has_errors();
+    let diagnostics = problems.place(&source.name, &source.text);
+    match compiled {
+        Some(compiled) if !failed => Ok(Compiled { warnings: diagnostics, ..compiled }),
+        _ => Err(Report { file: source.name.clone(), diagnostics }),
     }
+}
+
+impl Environment {
+    /// Takes the variables.
+    pub fn new(variables: impl IntoIterator<Item = (String, String)>) -> Self {
+        Self(variables.into_iter().collect())
+    }
+
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
+    }
+}
+
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The text may hold secrets.
+        f.debug_struct("Source").field("name", &self.name).field("folder", &self.folder).finish_non_exhaustive()
     }
 }

@@ -1,0 +1,73 @@
+//! From the file as written to settings that cannot be wrong.
+//!
+//! Every part notes its own problems and goes on; what could not be understood is left out, which is safe because any
+//! error makes [`load`](super::load) throw the whole result away. Imports `raw` and the modules whose settings it fills.
+
+mod auth;
+mod field;
+mod listen;
+mod name;
+mod path;
+mod route;
+mod secret;
+mod sigv4;
+mod upstream;
+mod url;
+
+use std::path::{Path, PathBuf};
+
+use super::diagnostic::{Problems, Span};
+use super::raw::RawConfig;
+use super::{Compiled, Environment};
+use crate::tls::ClientSettings;
+use crate::{proxy, server, telemetry};
+
+/// What every part needs.
+pub(super) struct Context<'a> {
+    pub(super) environment: &'a Environment,
+    /// What relative file names start from.
+    pub(super) folder: &'a Path,
+    pub(super) problems: &'a mut Problems,
+}
+
+impl Context<'_> {
+    fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+}
+
+/// Compiles `raw`. The result means something only if no error was noted.
+pub(super) fn compile(raw: RawConfig, context: &mut Context<'_>) -> Compiled {
+    let RawConfig { proxy, admin, log, upstream, auth, routes } = raw;
+    let defaults = upstream::transport(&upstream, context);
+    let admin = listen::check(&proxy, admin, &routes, context);
+    let allowed_hosts = name::hosts("allowed_hosts", &proxy.allowed_hosts.value, context);
+    upstream::check_budget(&upstream, &routes, &proxy.buffer_budget, context);
+    let mut auths = auth::compile(auth, context);
+    if routes.is_empty() {
+        let problem = context.problems.error(Span::NOWHERE, "there is no [[route]], so every request would be refused");
+        problem.help("a route needs `upstream` and `auth`; config.example.toml has one").absence();
+    }
+    let routes = route::compile(routes, &mut auths, context);
+    let schemes = auths.finish(context);
+    Compiled {
+        log: telemetry::log::Settings { format: log.format.value, level: log.level.value, access: log.access.value },
+        admin,
+        control: ClientSettings { identity: None, ..defaults.tls },
+        server: server::Settings {
+            listen: proxy.listen.value.iter().map(|address| address.value).collect(),
+            max_connections: proxy.max_connections.value,
+            header_timeout: proxy.header_timeout.value,
+            idle_timeout: proxy.idle_timeout.value,
+            drain_timeout: proxy.drain_timeout.value,
+        },
+        proxy: proxy::Settings {
+            allowed_hosts,
+            max_in_flight: proxy.max_in_flight.value,
+            buffer_budget: proxy.buffer_budget.value,
+        },
+        routes,
+        schemes,
+        warnings: Vec::new(),
+    }
+}

@@ -1,0 +1,106 @@
+//! Header fields that a route sets or removes, and those that are not the config's to touch.
+
+use http::{HeaderName, HeaderValue};
+
+use super::Context;
+use super::secret;
+use crate::config::diagnostic::Span;
+use crate::config::raw::{RawFieldValue, RawRequestHeaders};
+use crate::config::read::At;
+use crate::route::HeaderEdits;
+
+/// Which fields a route's own authorisation writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum AuthFields {
+    /// `auth = "none"`, or it is not known yet.
+    None,
+    /// A token in this one.
+    Bearer(HeaderName),
+    /// `authorization` and `x-amz-*`.
+    SigV4,
+}
+
+/// The changes of one route.
+pub(super) fn edits(raw: &RawRequestHeaders, auth: &AuthFields, context: &mut Context<'_>) -> HeaderEdits {
+    let mut edits = HeaderEdits::default();
+    for (name, value) in &raw.set.value {
+        let value = field_value(name, value, context);
+        let Some(name_) = field_name("request_headers.set", &name.value, name.span, context) else { continue };
+        refuse_owned(&name_, name.span, auth, context);
+        if edits.set.iter().any(|(known, _)| *known == name_) {
+            let problem = context.problems.error(name.span, format!("{name_} is set twice"));
+            problem.help("upper and lower case make no difference in header names");
+            continue;
+        }
+        if let Some(value) = value {
+            edits.set.push((name_, value));
+        }
+    }
+    for item in &raw.remove.value {
+        let Some(name) = field_name("request_headers.remove", &item.value, item.span, context) else { continue };
+        refuse_owned(&name, item.span, auth, context);
+        if raw.set.value.iter().any(|(set, _)| set.value.eq_ignore_ascii_case(name.as_str())) {
+            let problem = context.problems.error(item.span, format!("{name} is both set and removed"));
+            problem.help("`set` alone already replaces what the client sent");
+        }
+        edits.remove.push(name);
+    }
+    edits
+}
+
+/// A header's name; a problem is noted when it is none.
+pub(super) fn field_name(key: &str, text: &str, span: Span, context: &mut Context<'_>) -> Option<HeaderName> {
+    let name = text.parse().ok();
+    if name.is_none() {
+        let problem = context.problems.error(span, format!("`{key}`: this is not a header name"));
+        problem.help("letters, digits and !#$%&'*+-.^_`|~ (RFC 9110 5.6.2)");
+    }
+    name
+}
+
+/// Why a field is countersign's to write, if it is.
+pub(super) fn owner(name: &HeaderName) -> Option<&'static str> {
+    match name.as_str() {
+        "host" => Some("it is the upstream's name"),
+        "content-length" | "transfer-encoding" | "trailer" | "expect" => Some("it frames the body"),
+        "connection" | "te" | "upgrade" | "keep-alive" => Some("it is about one connection (RFC 9110 7.6.1)"),
+        "via" | "x-request-id" => Some("it follows the request from hop to hop"),
+        name if name.starts_with("proxy-") || name.starts_with("x-countersign-") => Some("it is between a client and its proxy"),
+        _ => None,
+    }
+}
+
+fn refuse_owned(name: &HeaderName, span: Span, auth: &AuthFields, context: &mut Context<'_>) {
+    if let Some(reason) = owner(name) {
+        context.problems.error(span, format!("{name} is written by countersign: {reason}")).help("take it out");
+        return;
+    }
+    let signed = *auth == AuthFields::SigV4 && (*name == http::header::AUTHORIZATION || name.as_str().starts_with("x-amz-"));
+    if signed || *auth == AuthFields::Bearer(name.clone()) {
+        let problem = context.problems.error(span, format!("{name} is written by this route's `auth`"));
+        problem.help("take it out, or set `auth = \"none\"`");
+    }
+}
+
+fn field_value(name: &At<String>, value: &At<RawFieldValue>, context: &mut Context<'_>) -> Option<HeaderValue> {
+    let (text, sensitive) = match &value.value {
+        RawFieldValue::Text(text) => (str::to_owned(text), text.is_filled_in()),
+        RawFieldValue::Secret(raw) => {
+            // What `find` could not read it has noted; what it could read a moment ago can be read again.
+            let source = secret::find(&name.value, raw, context)?;
+            (source.read().ok()?.expose().to_owned(), true)
+        }
+    };
+    match HeaderValue::from_str(&text) {
+        Ok(mut header) => {
+            header.set_sensitive(sensitive);
+            Some(header)
+        }
+        Err(_) => {
+            let message = format!("the value of {} has a character that no header may have", name.value);
+            let problem = context.problems.error(value.span, message);
+            problem.help("header values are printable ASCII, spaces and tabs; no line breaks");
+            None
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! How an upstream is reached: addresses, timeouts, TLS files.
+
+use std::time::Duration;
+
+use http::uri::Scheme;
+
+use super::url::{self, Url, UrlError, UrlScheme};
+use super::{Context, name, secret};
+use crate::config::diagnostic::Span;
+use crate::config::raw::{RawRoute, RawRouteEntry, RawUpstream};
+use crate::config::read::{At, Text};
+use crate::route::upstream::{HostPort, is_loopback};
+use crate::route::{Origin, Upstream};
+use crate::tls::{ClientSettings, Identity, TlsError};
+use crate::units::ByteSize;
+
+/// The `[upstream]` keys as they hold for one route.
+#[derive(Clone, Debug)]
+pub(super) struct Transport {
+    pub(super) tls: ClientSettings,
+    connect_timeout: Duration,
+    tls_timeout: Duration,
+    pool_idle_timeout: Duration,
+    max_connection_age: Duration,
+}
+
+/// Checks the files that `raw` names. What a route inherits is looked at again and noted once.
+pub(super) fn transport(raw: &RawUpstream, context: &mut Context<'_>) -> Transport {
+    let ca_file = raw.ca_file.as_ref().map(|name| (name, context.file(&name.value)));
+    let mut tls = ClientSettings { ca_file: None, identity: None, http2: raw.http2.value };
+    if let Some((name, path)) = ca_file {
+        let settings = ClientSettings { ca_file: Some(path.clone()), ..ClientSettings::default() };
+        if let Err(error) = settings.check() {
+            refuse_file("ca_file", name.span, &path.display().to_string(), &error, context);
+        }
+        tls.ca_file = Some(path);
+    }
+    if let (Some(cert), Some(key)) = (&raw.client_cert, &raw.client_key) {
+        let identity = Identity { cert: context.file(&cert.value), key: context.file(&key.value) };
+        let settings = ClientSettings { identity: Some(identity.clone()), ..ClientSettings::default() };
+        match settings.check() {
+            Ok(()) => secret::warn_if_open("the private key in `client_key`", key.span, &identity.key, context),
+            Err(error) => {
+                let of_key = matches!(&error, TlsError::Pem { path, .. } if *path == identity.key);
+                let (name, span, path) =
+                    if of_key { ("client_key", key.span, &identity.key) } else { ("client_cert", cert.span, &identity.cert) };
+                refuse_file(name, span, &path.display().to_string(), &error, context);
+            }
+        }
+        tls.identity = Some(identity);
+    }
+    Transport {
+        tls,
+        connect_timeout: raw.connect_timeout.value,
+        tls_timeout: raw.tls_timeout.value,
+        pool_idle_timeout: raw.pool_idle_timeout.value,
+        max_connection_age: raw.max_connection_age.value,
+    }
+}
+
+fn refuse_file(key: &str, span: Span, path: &str, error: &TlsError, context: &mut Context<'_>) {
+    let problem = context.problems.error(span, format!("`{key}` {}", error.reason()));
+    problem.help(format!("the file is {path}"));
+}
+
+/// A body that is larger than the whole budget could never be held, so it would be refused whatever the limit says.
+pub(super) fn check_budget(
+    upstream: &RawUpstream,
+    routes: &[At<RawRouteEntry>],
+    budget: &At<ByteSize>,
+    context: &mut Context<'_>,
+) {
+    let routes = routes.iter().map(|route| &route.value.upstream.max_body);
+    for limit in std::iter::once(&upstream.max_body).chain(routes) {
+        if limit.value <= budget.value {
+            continue;
+        }
+        let (limited, budget_size) = (limit.value, budget.value);
+        let (span, message) = if limit.span.is_written() {
+            (limit.span, format!("`max_body` of {limited} is more than the whole `buffer_budget` of {budget_size}"))
+        } else {
+            (budget.span, format!("`buffer_budget` of {budget_size} is less than one body of `max_body`, {limited}"))
+        };
+        let problem = context.problems.error(span, message);
+        problem.help("such a body could never be held; lower `max_body` or raise [proxy] buffer_budget");
+    }
+}
+
+/// Where a route's requests go; `url` is its `upstream`.
+pub(super) fn resolve(route: &RawRoute, url: &Url, transport: Transport, context: &mut Context<'_>) -> Option<Upstream> {
+    let dial = match &route.connect_to {
+        Some(address) => dial(address, url.scheme, context),
+        None => Some(HostPort { host: url.host.clone(), port: url.port.unwrap_or(url.scheme.default_port()) }),
+    };
+    let server_name = match &route.server_name {
+        Some(text) => server_name(text, url.scheme, context),
+        None => Some(url.host.clone()),
+    };
+    let Transport { tls, connect_timeout, tls_timeout, pool_idle_timeout, max_connection_age } = transport;
+    let origin = Origin {
+        scheme: match url.scheme {
+            UrlScheme::Http => Scheme::HTTP,
+            UrlScheme::Https => Scheme::HTTPS,
+        },
+        // A checked name and a number; nothing else is in it.
+        authority: url.authority().parse().ok()?,
+        dial: dial?,
+        server_name: server_name?,
+        tls,
+        connect_timeout,
+        tls_timeout,
+        pool_idle_timeout,
+        max_connection_age,
+    };
+    Some(Upstream { origin, base_path: url.path.clone() })
+}
+
+fn dial(text: &At<Text>, scheme: UrlScheme, context: &mut Context<'_>) -> Option<HostPort> {
+    const FORM: &str = "write host and port, as in \"vpce-0a1.execute-api.eu-west-1.vpce.amazonaws.com:443\"";
+    // Before the port is looked for: a URL's port is not behind its last colon.
+    if text.value.contains('/') {
+        context.problems.error(text.span, "`connect_to` is a URL, and must be a host and a port").help(FORM);
+        return None;
+    }
+    let (host, port) = match url::split_port(&text.value) {
+        Ok(parts) => parts,
+        Err(error) => {
+            url::refuse("connect_to", text, &error, context);
+            return None;
+        }
+    };
+    match name::parse(host) {
+        Ok(host) if scheme == UrlScheme::Http && !is_loopback(&host) => {
+            url::refuse("connect_to", text, &UrlError::PlainText, context);
+            None
+        }
+        Ok(host) => Some(HostPort { host, port: port.unwrap_or(scheme.default_port()) }),
+        Err(error) => {
+            context.problems.error(text.span, format!("the host in `connect_to` {error}")).help(FORM);
+            None
+        }
+    }
+}
+
+fn server_name(text: &At<Text>, scheme: UrlScheme, context: &mut Context<'_>) -> Option<String> {
+    if scheme == UrlScheme::Http {
+        let problem = context.problems.warning(text.span, "`server_name` does nothing: this upstream is http://");
+        problem.help("take it out");
+    }
+    match name::parse(&text.value) {
+        Ok(name) => Some(name),
+        Err(error) => {
+            let problem = context.problems.error(text.span, format!("`server_name` {error}"));
+            problem.help("write the name that the upstream's certificate carries, as in \"api.example.com\"");
+            None
+        }
+    }
+}

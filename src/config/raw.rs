@@ -1,0 +1,601 @@
+//! The config file as written: one flat struct for each table, every key declared once.
+//!
+//! Nothing is resolved or compared here; that is [`compile`](super::compile). Imports the enums that keys fill.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use toml::de::{DeTable, DeValue};
+
+use super::diagnostic::{Problems, Span};
+use super::read::{At, FromToml, Map, Reader, Table, Text, Value, choice, given, needed, slot, table, take};
+pub use super::read::{Key, Type};
+use super::{Environment, Source};
+use crate::auth::spec::{ClientAuth, PayloadSigning};
+use crate::secret::Secret;
+use crate::telemetry::log::{Format, Level};
+use crate::tls::Http2;
+use crate::units::ByteSize;
+
+/// A table of the config and its keys.
+#[derive(Clone, Copy, Debug)]
+pub struct Section {
+    /// As in a file: `[proxy]`.
+    pub header: &'static str,
+    /// The `kind` that these keys belong to; it is then a required key itself, in front of them.
+    pub kind: Option<&'static str>,
+    /// Its keys, in the order of the reference.
+    pub keys: &'static [Key],
+}
+
+/// All tables of the config.
+pub const SECTIONS: &[Section] = &[
+    Section { header: "[proxy]", kind: None, keys: RawProxy::KEYS },
+    Section { header: "[admin]", kind: None, keys: RawAdmin::KEYS },
+    Section { header: "[log]", kind: None, keys: RawLog::KEYS },
+    Section { header: "[upstream]", kind: None, keys: RawUpstream::KEYS },
+    Section { header: "[auth.NAME]", kind: Some("client-credentials"), keys: RawClientCredentials::KEYS },
+    Section { header: "[auth.NAME]", kind: Some("sigv4"), keys: RawSigV4::KEYS },
+    Section { header: "[[route]]", kind: None, keys: RawRoute::KEYS },
+    Section { header: "[[route]]", kind: None, keys: RawUpstream::KEYS },
+];
+
+table! {
+    /// Who may call, and how much.
+    struct RawProxy {
+        /// Addresses to listen on.
+        listen: Vec<At<SocketAddr>> = r#"["127.0.0.1:8080", "[::1]:8080"]"#;
+        /// Allows `listen` addresses that are not loopback: whoever reaches one uses the credentials.
+        expose: bool = "false";
+        /// Host names that callers may use besides loopback names and the routes' own.
+        allowed_hosts: Vec<At<Text>> = "[]";
+        /// Connections at the same time, over all listeners.
+        max_connections: usize = "1024";
+        /// Requests at the same time, over all routes.
+        max_in_flight: usize = "512";
+        /// From the first byte of a request head to its end.
+        header_timeout: Duration = r#""10s""#;
+        /// How long a connection may stay open without a request.
+        idle_timeout: Duration = r#""600s""#;
+        /// How long requests may take to end once a stop was asked for.
+        drain_timeout: Duration = r#""25s""#;
+        /// All bodies held for signing, together.
+        buffer_budget: ByteSize = r#""64MiB""#;
+    }
+}
+
+table! {
+    /// Status, probes and metrics.
+    struct RawAdmin {
+        /// Address of /livez, /readyz, /startupz and /metrics; loopback, unless [proxy] expose is true.
+        listen: SocketAddr = r#""127.0.0.1:9901""#;
+        /// Address of the probes alone, for a kubelet that comes from outside the pod; any address.
+        health_listen: SocketAddr;
+    }
+}
+
+table! {
+    /// Log lines on standard error.
+    struct RawLog {
+        /// "text" for people, "json" for machines.
+        format: Format = r#""text""#;
+        /// Least level: off, error, warn, info, debug or trace; also per target, as in "info,hyper=warn".
+        level: Level = r#""info""#;
+        /// Whether each request leaves a line.
+        access: bool = "true";
+    }
+}
+
+table! {
+    /// How upstreams are reached. In `[upstream]` for all routes, in a `[[route]]` for that one.
+    struct RawUpstream {
+        /// Name lookup and TCP.
+        connect_timeout: Duration = r#""2s""#;
+        /// TLS handshake.
+        tls_timeout: Duration = r#""3s""#;
+        /// Until the response head. API Gateway itself gives up after 29 s (REST, unless raised) or 30 s (HTTP).
+        response_timeout: Duration = r#""35s""#;
+        /// Between two pieces of a body. API Gateway's own limit for streams is 5 min.
+        body_idle_timeout: Duration = r#""330s""#;
+        /// How long an unused connection is kept.
+        pool_idle_timeout: Duration = r#""20s""#;
+        /// How long a connection is used for new requests, so that DNS changes are noticed.
+        max_connection_age: Duration = r#""300s""#;
+        /// PEM file with roots that are trusted besides the system's.
+        ca_file: Text;
+        /// PEM file with the client certificate for mutual TLS, leaf first; needs `client_key`.
+        client_cert: Text;
+        /// PEM file with the private key of `client_cert`.
+        client_key: Text;
+        /// "auto" offers HTTP/2 and lets the server choose; "never" speaks HTTP/1.1.
+        http2: Http2 = r#""auto""#;
+        /// Largest body that is held for signing; larger gets 413. API Gateway's own limit is 10 MB.
+        max_body: ByteSize = r#""10MiB""#;
+    }
+}
+
+table! {
+    /// `kind = "client-credentials"`: an OAuth2 client with a secret of its own (RFC 6749 4.4).
+    struct RawClientCredentials {
+        /// The token endpoint: https://, or http:// on loopback.
+        token_url: Text => required;
+        /// Client identifier.
+        client_id: Text => required;
+        /// Client secret.
+        client_secret: RawSecret => required;
+        /// How the client shows who it is: "basic" (Authorization header) or "body" (form fields).
+        client_auth: ClientAuth = r#""basic""#;
+        /// Scopes to ask for; none means all that the client may have.
+        scopes: Vec<At<Text>> = "[]";
+        /// The header that carries the token.
+        header: Text = r#""authorization""#;
+        /// The word in front of the token; "" sends the raw token.
+        scheme: Text = r#""Bearer""#;
+        /// Further form fields of the token request, such as `audience` or `aws_client_metadata`.
+        params: Map<Text> = "{}";
+    }
+}
+
+table! {
+    /// `kind = "sigv4"`: an AWS Signature Version 4.
+    struct RawSigV4 {
+        /// Region of the signing scope; read from the upstream's name where that is an execute-api host.
+        region: Text;
+        /// Service of the signing scope.
+        service: Text = r#""execute-api""#;
+        /// Whose signature it is: "default" (the SDKs' chain), { profile = "…" } or { static = { … } }.
+        credentials: RawCredentials = r#""default""#;
+        /// A role to assume with those credentials.
+        assume_role: RawAssumeRole;
+        /// "signed" reads and hashes the body; "unsigned" streams it, where the service takes that (VPC Lattice).
+        payload: PayloadSigning = r#""signed""#;
+    }
+}
+
+table! {
+    /// An STS `AssumeRole` call.
+    struct RawAssumeRole {
+        /// ARN of the role.
+        arn: Text => required;
+        /// What the role's trust policy asks for.
+        external_id: Text;
+        /// What CloudTrail shows; "countersign-" and the name of the [auth] table, if left out.
+        session_name: Text;
+        /// Life of the credentials, 15m to 12h; at most 1h where the caller is itself a role.
+        duration: Duration = r#""1h""#;
+        /// Another STS endpoint, for VPC endpoints and tests: https://, or http:// on loopback.
+        endpoint: Text;
+    }
+}
+
+table! {
+    /// `credentials = { static = { … } }`: keys given in the config.
+    struct RawStatic {
+        /// Access key id.
+        access_key_id: RawSecret => required;
+        /// Secret access key.
+        secret_access_key: RawSecret => required;
+        /// Session token, of temporary keys.
+        session_token: RawSecret;
+    }
+}
+
+table! {
+    /// Which requests go where, and how they are authorised.
+    struct RawRoute {
+        /// Unique name, for logs and metrics; derived from `host` and `path`, if left out.
+        name: Text;
+        /// A listener of its own, for an app that cannot send a prefix.
+        listen: SocketAddr;
+        /// The Host name this route answers to, without a port; any allowed one, if left out.
+        host: Text;
+        /// Prefix of whole segments; the longest one wins.
+        path: Text = r#""/""#;
+        /// The methods this route takes; GET, HEAD, POST, PUT, PATCH, DELETE and OPTIONS, if left out.
+        methods: Vec<At<Text>>;
+        /// Where requests go: https://, or http:// on loopback.
+        upstream: Text => required;
+        /// Whether `path` is taken off before the upstream's own path is put in front.
+        strip_path: bool = "false";
+        /// Name of an [auth] table, or "none".
+        auth: Text => required;
+        /// Host and port to dial instead of the upstream's; Host and signature keep the upstream's name.
+        connect_to: Text;
+        /// Name that the certificate must carry, where it differs from the upstream's host.
+        server_name: Text;
+        /// Whether `%2F` may stand in a request's path.
+        allow_encoded_slash: bool = "false";
+        /// Requests of this route at the same time; [proxy] max_in_flight alone, if left out.
+        max_in_flight: usize;
+        /// Changes to the request's headers on the way out.
+        request_headers: RawRequestHeaders = "{}";
+    }
+}
+
+table! {
+    /// Changes to the request's headers on the way out.
+    struct RawRequestHeaders {
+        /// Headers set to exactly this, whatever the client sent: a string or a secret.
+        set: Map<RawFieldValue> = "{}";
+        /// Headers removed.
+        remove: Vec<At<Text>> = "[]";
+    }
+}
+
+choice!(Format { "text" => Format::Text, "json" => Format::Json });
+choice!(Http2 { "auto" => Http2::Auto, "never" => Http2::Never });
+choice!(ClientAuth { "basic" => ClientAuth::Basic, "body" => ClientAuth::Body });
+choice!(PayloadSigning { "signed" => PayloadSigning::Signed, "unsigned" => PayloadSigning::Unsigned });
+
+/// The whole file.
+pub(super) struct RawConfig {
+    pub(super) proxy: RawProxy,
+    pub(super) admin: RawAdmin,
+    pub(super) log: RawLog,
+    pub(super) upstream: RawUpstream,
+    pub(super) auth: Map<RawAuth>,
+    pub(super) routes: Vec<At<RawRouteEntry>>,
+}
+
+/// An `[auth.NAME]` table.
+#[derive(Clone)]
+pub(super) enum RawAuth {
+    ClientCredentials(RawClientCredentials),
+    SigV4(RawSigV4),
+    /// Its `kind` is missing or unknown; noted.
+    Unknown,
+}
+
+/// A `[[route]]` and the `[upstream]` keys that hold for it.
+#[derive(Clone)]
+pub(super) struct RawRouteEntry {
+    pub(super) route: RawRoute,
+    pub(super) upstream: RawUpstream,
+}
+
+/// Where a secret is.
+#[derive(Clone)]
+pub(super) enum RawSecret {
+    Env(At<Text>),
+    File(At<Text>),
+    Value(At<Literal>),
+}
+
+/// A secret that stands in the file itself, or came through `${NAME}`.
+#[derive(Clone)]
+pub(super) enum Literal {
+    InFile(Secret),
+    FromEnvironment(Secret),
+}
+
+/// The value of a header field.
+#[derive(Clone)]
+pub(super) enum RawFieldValue {
+    Text(Text),
+    Secret(RawSecret),
+}
+
+/// Where AWS credentials come from.
+#[derive(Clone)]
+pub(super) enum RawCredentials {
+    Default,
+    Profile(At<Text>),
+    Static(RawStatic),
+}
+
+const KINDS: &[(&str, &[Key])] =
+    &[("client-credentials", RawClientCredentials::KEYS), ("sigv4", RawSigV4::KEYS)];
+const SECRET_FORMS: &str = "write { env = \"NAME\" } or { file = \"path\" }";
+const CREDENTIALS_FORMS: &str = "write \"default\", { profile = \"NAME\" } or { static = { access_key_id = …, secret_access_key = … } }";
+const CREDENTIALS_KEYS: &[Key] = &[
+    Key { name: "profile", kind: Type::Text, default: None, required: false, doc: " A profile of ~/.aws/config.\n" },
+    Key { name: "static", kind: Type::Table(RawStatic::KEYS), default: None, required: false, doc: " Keys of one's own.\n" },
+];
+const ROOT: [&str; 6] = ["proxy", "admin", "log", "upstream", "auth", "route"];
+
+/// Reads `source`. What cannot be read is noted and stands there with its default.
+///
+/// `None` when the syntax is so wrong that what was read means nothing.
+pub(super) fn read(source: &Source, environment: &Environment, problems: &mut Problems) -> Option<RawConfig> {
+    let (document, errors) = DeTable::parse_recoverable(&source.text);
+    let mut reader = Reader::new(environment, problems);
+    let config = read_root(&mut reader, document.get_ref());
+    // A doubled key costs only its second value; anything else may have swallowed lines.
+    let usable = errors.iter().all(|error| error.message() == "duplicate key");
+    let broken: Vec<Span> = errors.iter().map(|error| error.span().unwrap_or_default().into()).collect();
+    if !usable {
+        let line_of = |offset: usize| source.text.get(..offset).map(|before| before.matches('\n').count());
+        problems.retain(|problem| {
+            let line = line_of(problem.span.start);
+            !problem.absence && problem.span.is_written() && !broken.iter().any(|span| line_of(span.start) == line)
+        });
+    }
+    for (error, span) in errors.iter().zip(broken) {
+        let message = error.message();
+        match message {
+            "duplicate key" => problems.error(span, "this key stands here for the second time"),
+            _ => problems.error(span, format!("not TOML: {message}")),
+        };
+    }
+    usable.then_some(config)
+}
+
+fn read_root(reader: &mut Reader<'_>, entries: &DeTable<'_>) -> RawConfig {
+    for key in entries.keys() {
+        let name: &str = key.get_ref();
+        if !ROOT.contains(&name) {
+            reader.unknown_key("", key.span().into(), name, ROOT.into_iter());
+        }
+    }
+    let root = Table { name: "", span: Span::NOWHERE, entries };
+    let upstream = read_upstream(reader, &root);
+    RawConfig {
+        proxy: reader.or_default(&root, "proxy", "{}", None).value,
+        admin: reader.or_default(&root, "admin", "{}", None).value,
+        log: reader.or_default(&root, "log", "{}", None).value,
+        auth: read_auths(reader, &root),
+        routes: read_routes(reader, &root, &upstream),
+        upstream,
+    }
+}
+
+fn read_upstream(reader: &mut Reader<'_>, root: &Table<'_, '_>) -> RawUpstream {
+    if let Some(value) = root.entries.get("upstream")
+        && let DeValue::Table(entries) = value.get_ref()
+    {
+        refuse_half_identity(reader, &Table { name: "upstream", span: reader.span(value), entries });
+    }
+    reader.or_default(root, "upstream", "{}", None).value
+}
+
+fn read_auths(reader: &mut Reader<'_>, root: &Table<'_, '_>) -> Map<RawAuth> {
+    let Some(value) = root.entries.get("auth") else { return Vec::new() };
+    let Some(table) = reader.table("auth", value) else { return Vec::new() };
+    let mut auths = Vec::new();
+    for (name, value) in table.entries {
+        let key = format!("auth.{}", name.get_ref());
+        let auth = match reader.table(&key, value) {
+            Some(table) => read_auth(reader, &table),
+            None => RawAuth::Unknown,
+        };
+        let name = At { value: name.get_ref().to_string(), span: reader.span(name) };
+        auths.push((name, At { value: auth, span: reader.span(value) }));
+    }
+    auths.sort_by_key(|(name, _)| name.span);
+    auths
+}
+
+fn read_auth(reader: &mut Reader<'_>, table: &Table<'_, '_>) -> RawAuth {
+    let names: Vec<&'static str> = KINDS.iter().map(|(name, _)| *name).collect();
+    let kind = match table.entries.get("kind") {
+        None => {
+            let list = names.iter().map(|name| format!("`kind = \"{name}\"`")).collect::<Vec<_>>().join(" or ");
+            reader.missing(table, "kind").help(format!("write {list}"));
+            None
+        }
+        Some(value) => Text::read(reader, "kind", value).inspect(|kind| {
+            if !names.contains(&&**kind) {
+                reader.unknown_value("kind", value, kind, &names);
+            }
+        }),
+    };
+    let own = kind.as_deref().and_then(|kind| KINDS.iter().find(|(name, _)| *name == kind));
+    for key in table.entries.keys() {
+        let name: &str = key.get_ref();
+        let has = |keys: &[Key]| name == "kind" || keys.iter().any(|key| key.name == name);
+        match own {
+            Some((_, keys)) if has(keys) => {}
+            Some((kind, keys)) => match KINDS.iter().find(|(_, keys)| has(keys)) {
+                Some((other, _)) => {
+                    let message = format!("`{name}` belongs to kind = \"{other}\", and this is kind = \"{kind}\"");
+                    reader.problems.error(key.span().into(), message);
+                }
+                None => reader.unknown_key(table.name, key.span().into(), name, keys.iter().map(|key| key.name)),
+            },
+            None if KINDS.iter().any(|(_, keys)| has(keys)) => {}
+            None => {
+                let keys = KINDS.iter().flat_map(|(_, keys)| *keys);
+                reader.unknown_key(table.name, key.span().into(), name, keys.map(|key| key.name));
+            }
+        }
+    }
+    match own {
+        Some(("sigv4", _)) => RawAuth::SigV4(RawSigV4::take(reader, table, None)),
+        Some(_) => RawAuth::ClientCredentials(RawClientCredentials::take(reader, table, None)),
+        None => RawAuth::Unknown,
+    }
+}
+
+fn read_routes(reader: &mut Reader<'_>, root: &Table<'_, '_>, upstream: &RawUpstream) -> Vec<At<RawRouteEntry>> {
+    let Some(value) = root.entries.get("route") else { return Vec::new() };
+    let DeValue::Array(items) = value.get_ref() else {
+        let problem = reader.wrong_type("route", value, value.get_ref(), "an array of tables");
+        problem.help("every route begins with [[route]], in two pairs of brackets");
+        return Vec::new();
+    };
+    let mut routes = Vec::new();
+    for item in items.iter() {
+        let Some(table) = reader.table("route", item) else { continue };
+        reader.refuse_unknown(&table, &[RawRoute::KEYS, RawUpstream::KEYS]);
+        refuse_half_identity(reader, &table);
+        let span = table.span;
+        let route = RawRoute::take(reader, &table, None);
+        let upstream = RawUpstream::take(reader, &table, Some(upstream));
+        routes.push(At { value: RawRouteEntry { route, upstream }, span });
+    }
+    routes
+}
+
+/// A certificate without its key, or the other way round. Looks at one table: half of a pair is not inherited.
+fn refuse_half_identity(reader: &mut Reader<'_>, table: &Table<'_, '_>) {
+    for (given, wanted) in [("client_cert", "client_key"), ("client_key", "client_cert")] {
+        if let Some((key, _)) = table.entries.get_key_value(given)
+            && !table.entries.contains_key(wanted)
+        {
+            let problem = reader.problems.error(key.span().into(), format!("`{given}` needs `{wanted}` beside it"));
+            problem.help("mutual TLS takes a certificate and its private key, given in the same table").absence();
+        }
+    }
+}
+
+impl FromToml for Level {
+    const TYPE: Type = Type::Text;
+
+    fn read(reader: &mut Reader<'_>, key: &str, value: &Value<'_>) -> Option<Self> {
+        const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+        let text = Text::read(reader, key, value)?;
+        // The parser takes a lone word that is no level for a target, so a misspelt level would log everything.
+        let is_level = |part: &str| {
+            let level = part.rsplit_once('=').map_or(part, |(_, level)| level);
+            LEVELS.contains(&level.trim())
+        };
+        match (text.split(',').find(|part| !is_level(part)), text.parse()) {
+            (None, Ok(level)) => Some(level),
+            (part, _) => {
+                reader.unknown_value(key, value, &text.part(part.unwrap_or_default()), &LEVELS);
+                None
+            }
+        }
+    }
+}
+
+impl FromToml for RawSecret {
+    const TYPE: Type = Type::Secret;
+
+    fn read(reader: &mut Reader<'_>, key: &str, value: &Value<'_>) -> Option<Self> {
+        const KNOWN: [&str; 3] = ["env", "file", "value"];
+        let span = reader.span(value);
+        let DeValue::Table(entries) = value.get_ref() else {
+            let message = match value.get_ref() {
+                DeValue::String(_) => format!("`{key}` is a secret, and stands here as plain text"),
+                _ => format!("`{key}` must be a table that says where the secret is"),
+            };
+            reader.problems.error(span, message).help(SECRET_FORMS);
+            return None;
+        };
+        let mut known = true;
+        for name in entries.keys().filter(|name| !KNOWN.contains(&&**name.get_ref())) {
+            known = false;
+            let problem = reader.problems.error(name.span().into(), format!("unknown key `{}`", name.get_ref()));
+            problem.label(format!("not a way to give the secret `{key}`")).help(SECRET_FORMS);
+        }
+        let mut given = entries.iter().filter(|(name, _)| KNOWN.contains(&&**name.get_ref()));
+        match (given.next(), given.next()) {
+            (Some((name, value)), None) => match name.get_ref().as_ref() {
+                "env" => reader.at(key, value).map(Self::Env),
+                "file" => reader.at(key, value).map(Self::File),
+                _ => {
+                    let text: At<Text> = reader.at(key, value)?;
+                    let filled_in = text.value.is_filled_in();
+                    let secret = Secret::new(text.value.into_string());
+                    let value = if filled_in { Literal::FromEnvironment(secret) } else { Literal::InFile(secret) };
+                    Some(Self::Value(At { value, span: text.span }))
+                }
+            },
+            (Some(_), Some(_)) => {
+                reader.problems.error(span, format!("`{key}` says twice where the secret is")).help("keep one of them");
+                None
+            }
+            (None, _) => {
+                if known {
+                    let message = format!("`{key}` does not say where the secret is");
+                    reader.problems.error(span, message).help(SECRET_FORMS);
+                }
+                None
+            }
+        }
+    }
+}
+
+impl FromToml for RawFieldValue {
+    const TYPE: Type = Type::TextOrSecret;
+
+    fn read(reader: &mut Reader<'_>, key: &str, value: &Value<'_>) -> Option<Self> {
+        match value.get_ref() {
+            DeValue::Table(_) => RawSecret::read(reader, key, value).map(Self::Secret),
+            DeValue::String(_) => Text::read(reader, key, value).map(Self::Text),
+            other => {
+                reader.wrong_type(key, value, other, "a string or a secret").help(SECRET_FORMS);
+                None
+            }
+        }
+    }
+}
+
+impl FromToml for RawCredentials {
+    const TYPE: Type = Type::ChoiceOrTable(&["default"], CREDENTIALS_KEYS);
+
+    fn read(reader: &mut Reader<'_>, key: &str, value: &Value<'_>) -> Option<Self> {
+        let span = reader.span(value);
+        match value.get_ref() {
+            DeValue::String(text) if text == "default" => Some(Self::Default),
+            DeValue::Table(entries) => {
+                let table = Table { name: key, span, entries };
+                reader.refuse_unknown(&table, &[CREDENTIALS_KEYS]);
+                match (entries.get("profile"), entries.get("static")) {
+                    (Some(profile), None) => reader.at("profile", profile).map(Self::Profile),
+                    (None, Some(keys)) => RawStatic::read(reader, "static", keys).map(Self::Static),
+                    (Some(_), Some(_)) => {
+                        let message = format!("`{key}` has both `profile` and `static`");
+                        reader.problems.error(span, message).help("keep one of them");
+                        None
+                    }
+                    (None, None) => {
+                        let message = format!("`{key}` does not say where the credentials come from");
+                        reader.problems.error(span, message).help(CREDENTIALS_FORMS).absence();
+                        None
+                    }
+                }
+            }
+            _ => {
+                let message = format!("this is not a value of `{key}`");
+                reader.problems.error(span, message).help(CREDENTIALS_FORMS);
+                None
+            }
+        }
+    }
+}
+
+/// Whether `name` is a key or table of ours, of any section.
+pub(super) fn is_key(name: &str) -> bool {
+    ROOT.contains(&name) || matches!(name, "env" | "file" | "value") || kind_of(name).is_some()
+}
+
+/// Whether what is written for `name` may be shown.
+pub(super) fn is_plain(name: &str) -> bool {
+    kind_of(name).is_some_and(|kind| !is_secret(kind)) && !ROOT.contains(&name) || matches!(name, "auth" | "upstream")
+}
+
+/// Whether `name` is a table of ours that has keys of ours.
+pub(super) fn is_table(name: &str) -> bool {
+    let inside = |kind| matches!(kind, Type::Table(_) | Type::ChoiceOrTable(..) | Type::List(_));
+    ROOT.contains(&name) || kind_of(name).is_some_and(inside)
+}
+
+/// Whether `name` is a key of ours under which anything may be secret.
+pub(super) fn holds_secrets(name: &str) -> bool {
+    kind_of(name).is_some_and(is_secret)
+}
+
+/// The table that `name` is a key of, as a user would write it.
+pub(super) fn home_of(name: &str) -> Option<&'static str> {
+    SECTIONS.iter().find(|section| section.keys.iter().any(|key| key.name == name)).map(|section| section.header)
+}
+
+fn is_secret(kind: Type) -> bool {
+    matches!(kind, Type::Secret | Type::TextOrSecret | Type::Map(_))
+}
+
+fn kind_of(name: &str) -> Option<Type> {
+    fn find(keys: &'static [Key], name: &str) -> Option<Type> {
+        keys.iter().find_map(|key| match key.kind {
+            kind if key.name == name => Some(kind),
+            Type::Table(keys) | Type::ChoiceOrTable(_, keys) => find(keys, name),
+            _ => None,
+        })
+    }
+    if name == "kind" {
+        return Some(Type::Text);
+    }
+    SECTIONS.iter().find_map(|section| find(section.keys, name))
+}
