@@ -64,7 +64,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     println!("Token calls: {}, STS calls: {}\n", world.tokens.calls(), world.sts.calls());
     if once {
-        drop(stop.send(()));
+        stop.send(()).map_err(|()| "the proxy has gone")?;
         let ended = running.await?;
         println!("Stopped; {} requests were cut.", ended.cut);
         return Ok(());
@@ -78,7 +78,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("  curl http://{}/readyz", addresses.admin);
     println!("  curl http://{}/metrics\n\nCtrl-C ends it.", addresses.admin);
     tokio::signal::ctrl_c().await?;
-    drop(stop.send(()));
+    stop.send(()).map_err(|()| "the proxy has gone")?;
     running.await?;
     Ok(())
 }
@@ -142,7 +142,8 @@ impl World {
 
     /// The usual ports, or free ones for `--once`.
     fn config(&self, any_port: bool) -> String {
-        let (listen, admin) = if any_port { ("127.0.0.1:0", "127.0.0.1:0") } else { ("127.0.0.1:8080", "127.0.0.1:9901") };
+        let (listen, admin) =
+            if any_port { ("127.0.0.1:0", "127.0.0.1:0") } else { ("127.0.0.1:8080", "127.0.0.1:9901") };
         let (tokens, sts) = (self.tokens.url(), self.sts.url());
         let (api, partner) = (self.api.address(), self.partner.address());
         format!(

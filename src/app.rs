@@ -17,6 +17,7 @@ use crate::admin::{Admin, Pages};
 use crate::auth;
 use crate::auth::control::Control;
 use crate::auth::metrics::CredentialMetrics;
+use crate::auth::refreshing::Status;
 use crate::clock::Clock;
 use crate::config::Compiled;
 use crate::message::body::Budget;
@@ -26,7 +27,7 @@ use crate::proxy::{Proxy, Snapshot};
 use crate::server::connection::Timers;
 use crate::server::{self, BindError, Drain, Listener};
 use crate::tasks::Tasks;
-use crate::tls::{SystemRoots, TlsError};
+use crate::tls::{ClientSettings, SystemRoots, TlsError};
 
 /// The admin port's connections, apart from the clients': health is never shed (security.md 3.2).
 const ADMIN_CONNECTIONS: usize = 8;
@@ -58,6 +59,28 @@ pub struct Sidecar {
     health_listener: Option<Listener>,
     drain: Drain,
     tasks: Tasks,
+}
+
+/// Tries every credential of a config once and says how each fared; listens on nothing.
+///
+/// # Errors
+/// [`StartError`], but no credential's own.
+pub async fn try_credentials(compiled: &Compiled, clock: &Clock) -> Result<Vec<Status>, StartError> {
+    let tasks = Tasks::default();
+    let control = control(&SystemRoots::load(), &compiled.control)?;
+    let schemes = auth::Builder::new(&control, clock, &tasks).build(&compiled.schemes).await;
+    let mut statuses = Vec::new();
+    for credential in &schemes.credentials {
+        credential.tried().await;
+        statuses.push(credential.status());
+    }
+    tasks.stop().await;
+    Ok(statuses)
+}
+
+fn control(roots: &SystemRoots, settings: &ClientSettings) -> Result<Control, StartError> {
+    let alpn: &[&[u8]] = &[b"h2", b"http/1.1"];
+    Ok(Control::try_new(roots.client_config(settings, alpn)?)?)
 }
 
 /// Where a [`Sidecar`] listens.
@@ -100,7 +123,7 @@ impl Sidecar {
 
         let tasks = Tasks::default();
         let roots = SystemRoots::load();
-        let control = Control::try_new(roots.client_config(&control, &[b"h2", b"http/1.1"])?)?;
+        let control = self::control(&roots, &control)?;
         let schemes = auth::Builder::new(&control, &clock, &tasks).build(&schemes).await;
         let pool = Pool::new(roots, tasks.clone());
         let snapshot = Snapshot::try_new(&proxy, routes, &schemes, &pool)?;

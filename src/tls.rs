@@ -86,7 +86,9 @@ impl TlsError {
     pub fn reason(&self) -> String {
         match self {
             Self::Pem { source: pem::Error::Io(error), .. } => format!("cannot be read: {error}"),
-            Self::Pem { what: "a private key", source: pem::Error::NoItemsFound, .. } => "holds no private key".to_owned(),
+            Self::Pem { what: "a private key", source: pem::Error::NoItemsFound, .. } => {
+                "holds no private key".to_owned()
+            }
             Self::NoCertificate(_) => "holds no certificate".to_owned(),
             Self::Pem { .. } => "is not a whole PEM file".to_owned(),
             Self::Unusable { source: rustls::Error::InconsistentKeys(_), .. } => {

@@ -3,7 +3,6 @@
 //! Shows how things are and changes nothing. `/readyz` stays 200 when a credential fails later on: an issuer's outage
 //! must not take a whole fleet out of service; it names what fails. Imports `auth`, `server`.
 
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +16,7 @@ use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 
 use crate::auth::Credential;
-use crate::auth::refreshing::{Chain, Status};
+use crate::auth::refreshing::Status;
 use crate::clock::Clock;
 use crate::proxy::guard::AllowedHosts;
 use crate::server::Drain;
@@ -90,9 +89,11 @@ impl Admin {
         if self.drain.is_leaving() {
             lines.push_str("not ready: stopping\n");
         }
+        let now = self.clock.now().wall;
         let statuses: Vec<Status> = self.credentials.iter().map(|credential| credential.status()).collect();
         for status in &statuses {
-            self.describe(status, &mut lines);
+            lines.push_str(&status.describe(now));
+            lines.push('\n');
         }
         let ready = !self.drain.is_leaving() && self.first_tries_are_over(&statuses);
         lines.push_str(if ready { "ready\n" } else { "not ready\n" });
@@ -110,25 +111,6 @@ impl Admin {
 
     fn first_tries_are_over(&self, statuses: &[Status]) -> bool {
         statuses.iter().all(|status| status.tried) || self.started.elapsed() > FIRST_TRIES
-    }
-
-    /// `credential "orders": valid for 3541 s`, or what is wrong with it.
-    fn describe(&self, status: &Status, lines: &mut String) {
-        let name = &status.name;
-        let now = self.clock.now().wall;
-        let left = status.expires.map(|end| end.duration_since(now).unwrap_or_default().as_secs());
-        let state = match (status.usable, left) {
-            (true, Some(0)) => "expired, used on".to_owned(),
-            (true, Some(seconds)) => format!("valid for {seconds} s"),
-            (true, None) => "valid".to_owned(),
-            (false, _) if status.tried => "none".to_owned(),
-            (false, _) => "first try under way".to_owned(),
-        };
-        // Writing to a String cannot go wrong.
-        let _infallible = match &status.failure {
-            None => writeln!(lines, "credential \"{name}\": {state}"),
-            Some(failure) => writeln!(lines, "credential \"{name}\": {state}; last try: {}", Chain(&**failure)),
-        };
     }
 
     fn metrics(&self) -> Answer {

@@ -17,6 +17,7 @@ pub mod spec;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -107,11 +108,18 @@ pub struct Schemes {
 pub trait Credential: fmt::Debug + Send + Sync {
     /// How it fares.
     fn status(&self) -> Status;
+
+    /// Ready once the first try has ended, well or not.
+    fn tried<'a>(&'a self) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 }
 
 impl<S: Source> Credential for Refreshing<S> {
     fn status(&self) -> Status {
         Refreshing::status(self)
+    }
+
+    fn tried<'a>(&'a self) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
+        Box::pin(Refreshing::tried(self))
     }
 }
 

@@ -107,6 +107,25 @@ pub struct Status {
     pub failed: u64,
 }
 
+impl Status {
+    /// `credential "orders": valid for 3541 s`, or what is wrong with it, in one line.
+    pub fn describe(&self, now: SystemTime) -> String {
+        let left = self.expires.map(|end| end.duration_since(now).unwrap_or_default().as_secs());
+        let state = match (self.usable, left) {
+            (true, Some(0)) => "expired, used on".to_owned(),
+            (true, Some(seconds)) => format!("valid for {seconds} s"),
+            (true, None) => "valid, without an end".to_owned(),
+            (false, _) if self.tried => "none".to_owned(),
+            (false, _) => "first try under way".to_owned(),
+        };
+        let name = &self.name;
+        match &self.failure {
+            None => format!("credential \"{name}\": {state}"),
+            Some(failure) => format!("credential \"{name}\": {state}; last try: {}", Chain(&**failure)),
+        }
+    }
+}
+
 /// A credential that stays fresh.
 pub struct Refreshing<S: Source> {
     name: Arc<str>,
@@ -209,7 +228,7 @@ impl<S: Source> Refreshing<S> {
         }
     }
 
-    /// Returns once the next try has ended, or the first if there was none.
+    /// Returns once the first try has ended, well or not.
     pub async fn tried(&self) {
         let mut tries = self.tries.subscribe();
         // The sender lives as long as `self`.

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use http::{HeaderName, HeaderValue, Method, Request, Uri};
 
-use crate::app::{Ended, Sidecar};
+use crate::app::{Ended, Sidecar, try_credentials};
 use crate::auth::refreshing::Chain;
 use crate::clock::Clock;
 use crate::config::{self, Compiled, Environment};
@@ -37,7 +37,7 @@ enum Command {
     /// Run the proxy.
     Run(ConfigFile),
     /// Read the config, print every problem with its place, and the routes it makes.
-    Check(ConfigFile),
+    Check(CheckArgs),
     /// Show which route takes a request and what goes out; sends nothing.
     Explain(ExplainArgs),
     /// Ask the running proxy how it is; exit 0 or 1. For images without a shell.
@@ -50,6 +50,15 @@ struct ConfigFile {
     /// $COUNTERSIGN_CONFIG_TOML]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+struct CheckArgs {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Also fetch each credential and say what came of it; never shows one.
+    #[arg(long)]
+    online: bool,
 }
 
 #[derive(Args, Debug)]
@@ -95,7 +104,7 @@ pub fn main() -> ExitCode {
     let environment = source::environment();
     match cli.command {
         Command::Run(file) => with_config(&file, &environment, run),
-        Command::Check(file) => with_config(&file, &environment, |compiled| check(&compiled)),
+        Command::Check(args) => with_config(&args.file, &environment, |compiled| check(&compiled, args.online)),
         Command::Explain(args) => with_config(&args.file, &environment, |compiled| {
             explain_request(&compiled, args.method, args.url, args.headers)
         }),
@@ -128,7 +137,7 @@ fn run(compiled: Compiled) -> ExitCode {
     for warning in &compiled.warnings {
         tracing::warn!(warning = %warning, "config");
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => return complain(&format!("starting the runtime: {error}"), FAILED),
     };
@@ -148,7 +157,11 @@ fn run(compiled: Compiled) -> ExitCode {
     }
 }
 
-fn check(compiled: &Compiled) -> ExitCode {
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+}
+
+fn check(compiled: &Compiled, online: bool) -> ExitCode {
     let mut text = String::new();
     for warning in &compiled.warnings {
         text.push_str(&format!("{warning}\n"));
@@ -166,7 +179,20 @@ fn check(compiled: &Compiled) -> ExitCode {
         ));
     }
     text.push_str(&format!("ok: {} routes\n", compiled.routes.len()));
-    say(&text, ExitCode::SUCCESS)
+    if !online {
+        return say(&text, ExitCode::SUCCESS);
+    }
+    let clock = Clock::system();
+    let statuses = match runtime().map(|runtime| runtime.block_on(try_credentials(compiled, &clock))) {
+        Ok(Ok(statuses)) => statuses,
+        Ok(Err(error)) => return complain(&Chain(&error), FAILED),
+        Err(error) => return complain(&format!("starting the runtime: {error}"), FAILED),
+    };
+    for status in &statuses {
+        text.push_str(&format!("{}\n", status.describe(clock.now().wall)));
+    }
+    let all = statuses.iter().all(|status| status.usable);
+    say(&text, if all { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }
 
 fn explain_request(compiled: &Compiled, method: Method, url: Uri, headers: Vec<(HeaderName, HeaderValue)>) -> ExitCode {

@@ -106,13 +106,15 @@ impl Problem {
 
     fn place(self, file: &str, text: &str, secret: &[Range<usize>]) -> Diagnostic {
         let Self { severity, span, message, label, help, absence: _ } = self;
-        let mut placed = Diagnostic { severity, message, file: file.to_owned(), line: 1, column: 1, label, help, shown: None };
+        let mut placed =
+            Diagnostic { severity, message, file: file.to_owned(), line: 1, column: 1, label, help, shown: None };
         if span.is_written() {
             // The end of the file is shown as the end of its last line that holds something.
             let start = span.start.min(text.trim_end().len());
             let before = text.get(..start).unwrap_or_default();
             let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-            let line_end = text.get(start..).and_then(|rest| rest.find('\n')).map_or(text.len(), |length| start + length);
+            let line_end =
+                text.get(start..).and_then(|rest| rest.find('\n')).map_or(text.len(), |length| start + length);
             placed.line = before.matches('\n').count() + 1;
             placed.column = text.get(line_start..start).unwrap_or_default().chars().count() + 1;
             let caret = start..span.end.clamp(start, line_end);

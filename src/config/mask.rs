@@ -29,7 +29,12 @@ pub(super) fn find(text: &str) -> Vec<Range<usize>> {
 }
 
 /// The line at `line` with the `secret` parts hidden, and where `caret` then stands.
-pub(super) fn line(text: &str, line: Range<usize>, caret: Range<usize>, secret: &[Range<usize>]) -> (String, Range<usize>) {
+pub(super) fn line(
+    text: &str,
+    line: Range<usize>,
+    caret: Range<usize>,
+    secret: &[Range<usize>],
+) -> (String, Range<usize>) {
     let mut shown = String::new();
     let (mut start, mut end) = (None, None);
     let mut hiding = false;

@@ -62,8 +62,9 @@ pub struct Compiled {
 /// [`Report`] with all problems, warnings among them. Exit code 78.
 pub fn load(source: &Source, environment: &Environment) -> Result<Compiled, Report> {
     let mut problems = diagnostic::Problems::default();
-    let compiled = raw::read(source, environment, &mut problems)
-        .map(|raw| compile::compile(raw, &mut compile::Context { environment, folder: &source.folder, problems: &mut problems }));
+    let compiled = raw::read(source, environment, &mut problems).map(|raw| {
+        compile::compile(raw, &mut compile::Context { environment, folder: &source.folder, problems: &mut problems })
+    });
     let failed = problems.has_errors();
     let diagnostics = problems.place(&source.name, &source.text);
     match compiled {

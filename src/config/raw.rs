@@ -283,13 +283,19 @@ pub(super) enum RawCredentials {
     Static(RawStatic),
 }
 
-const KINDS: &[(&str, &[Key])] =
-    &[("client-credentials", RawClientCredentials::KEYS), ("sigv4", RawSigV4::KEYS)];
+const KINDS: &[(&str, &[Key])] = &[("client-credentials", RawClientCredentials::KEYS), ("sigv4", RawSigV4::KEYS)];
 const SECRET_FORMS: &str = "write { env = \"NAME\" } or { file = \"path\" }";
-const CREDENTIALS_FORMS: &str = "write \"default\", { profile = \"NAME\" } or { static = { access_key_id = …, secret_access_key = … } }";
+const CREDENTIALS_FORMS: &str =
+    "write \"default\", { profile = \"NAME\" } or { static = { access_key_id = …, secret_access_key = … } }";
 const CREDENTIALS_KEYS: &[Key] = &[
     Key { name: "profile", kind: Type::Text, default: None, required: false, doc: " A profile of ~/.aws/config.\n" },
-    Key { name: "static", kind: Type::Table(RawStatic::KEYS), default: None, required: false, doc: " Keys of one's own.\n" },
+    Key {
+        name: "static",
+        kind: Type::Table(RawStatic::KEYS),
+        default: None,
+        required: false,
+        doc: " Keys of one's own.\n",
+    },
 ];
 const ROOT: [&str; 6] = ["proxy", "admin", "log", "upstream", "auth", "route"];
 

@@ -156,13 +156,21 @@ macro_rules! slot {
 }
 
 macro_rules! given {
-    () => { None };
-    ($default:literal) => { Some($default) };
+    () => {
+        None
+    };
+    ($default:literal) => {
+        Some($default)
+    };
 }
 
 macro_rules! needed {
-    () => { false };
-    (required) => { true };
+    () => {
+        false
+    };
+    (required) => {
+        true
+    };
 }
 
 macro_rules! take {
@@ -288,7 +296,13 @@ impl<'a> Reader<'a> {
         });
     }
 
-    pub(super) fn wrong_type(&mut self, key: &str, value: &Value<'_>, found: &DeValue<'_>, wanted: &str) -> &mut Problem {
+    pub(super) fn wrong_type(
+        &mut self,
+        key: &str,
+        value: &Value<'_>,
+        found: &DeValue<'_>,
+        wanted: &str,
+    ) -> &mut Problem {
         let found = match found {
             DeValue::String(_) => "a string",
             DeValue::Integer(_) => "a whole number",

@@ -44,6 +44,20 @@ pub fn strip_response(headers: &mut HeaderMap, trailers: Trailers) {
     }
 }
 
+/// Takes out fields that some servers would read as one of `names`, because they take `_` for `-` (security.md F14).
+pub fn strip_twins<'a>(headers: &mut HeaderMap, names: impl IntoIterator<Item = &'a HeaderName> + Clone) {
+    let is_twin = |name: &HeaderName| {
+        name.as_str().contains('_') && {
+            let read = name.as_str().replace('_', "-");
+            names.clone().into_iter().any(|ours| ours.as_str() == read)
+        }
+    };
+    let twins: Vec<HeaderName> = headers.keys().filter(|name| is_twin(name)).cloned().collect();
+    for twin in twins {
+        headers.remove(&twin);
+    }
+}
+
 /// Whether the client takes trailer fields (`TE: trailers`, RFC 9110 10.1.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trailers {
@@ -205,6 +219,13 @@ mod tests {
         assert_eq!(names_after(&lines, CallerIdentity::Replaced), ["x-amz-meta", "cookie"]);
         let passed = names_after(&lines, CallerIdentity::Passed);
         assert_eq!(passed, ["authorization", "x-amz-date", "x-amz-meta", "cookie"]);
+    }
+
+    #[test]
+    fn a_twin_of_a_field_that_is_set_is_dropped() {
+        let mut headers = map(&[("x_api_key", "1"), ("x_other", "2"), ("x-api-key", "3")]);
+        strip_twins(&mut headers, &[HeaderName::from_static("x-api-key")]);
+        assert_eq!(headers, map(&[("x_other", "2"), ("x-api-key", "3")]));
     }
 
     #[test]

@@ -107,6 +107,10 @@ fn host_of(parts: &Parts) -> Result<Cow<'_, str>, ProxyError> {
         (line, _) => line,
     };
     if let Some(authority) = parts.uri.authority() {
+        // `host:443` is CONNECT's form, and that is refused by its method (RFC 9112 3.2.3).
+        if parts.uri.scheme().is_none() && parts.method != Method::CONNECT {
+            return Err(TargetError::NotAPath.into());
+        }
         return host_name(authority.as_str()).map(|host| Cow::Owned(host.to_owned()));
     }
     match line {
@@ -213,6 +217,8 @@ mod tests {
         assert!(judge("GET", "http://a@localhost/", Version::HTTP_11, &[("host", "localhost")]).is_err());
         assert!(matches!(judge("GET", "/", Version::HTTP_11, &[]), Err(ProxyError::BadHost(_))));
         assert!(judge("GET", "/", Version::HTTP_10, &[]).is_ok());
+        let authority_form = judge("GET", "localhost:443", Version::HTTP_11, &[("host", "localhost")]);
+        assert!(matches!(authority_form, Err(ProxyError::Target(TargetError::NotAPath))));
     }
 
     #[test]

@@ -65,6 +65,10 @@ pub async fn toward(
     } else {
         (OutboundBody::streaming(incoming, route.body_idle_timeout, Arc::clone(&upload)), None)
     };
+    if body.length() == Some(0) && matches!(method, Method::POST | Method::PUT | Method::PATCH) {
+        // A method that means to send something says that it is nothing (RFC 9110 8.6); hyper leaves it out.
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(0));
+    }
     let origin = route.upstream.origin.clone();
     Ok(Outbound { origin, method, path_and_query, headers, body, payload, upload })
 }
@@ -112,6 +116,7 @@ pub(super) fn outgoing_fields(
     for name in &route.request_headers.remove {
         headers.remove(name);
     }
+    fields::strip_twins(headers, route.request_headers.set.iter().map(|(name, _)| name));
     for (name, value) in &route.request_headers.set {
         headers.insert(name, value.clone());
     }
@@ -142,6 +147,7 @@ impl Outbound {
             self.headers.insert(&name, value);
             granted.push(name);
         }
+        fields::strip_twins(&mut self.headers, &granted);
         Sealed { outbound: self, granted }
     }
 }

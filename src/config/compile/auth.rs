@@ -71,7 +71,8 @@ impl Auths {
                 (Some(Kind::Bearer(bearer.clone())), AuthFields::Bearer(bearer.header.clone()))
             }
             Some(Meaning::SigV4(signing)) => {
-                let toward = upstream.and_then(|(text, url, dial)| signing.toward(text, url, dial, &entry.name.value, context));
+                let toward =
+                    upstream.and_then(|(text, url, dial)| signing.toward(text, url, dial, &entry.name.value, context));
                 (toward.map(Kind::SigV4), AuthFields::SigV4)
             }
         };

@@ -65,7 +65,9 @@ pub(super) fn owner(name: &HeaderName) -> Option<&'static str> {
         "content-length" | "transfer-encoding" | "trailer" | "expect" => Some("it frames the body"),
         "connection" | "te" | "upgrade" | "keep-alive" => Some("it is about one connection (RFC 9110 7.6.1)"),
         "via" | "x-request-id" => Some("it follows the request from hop to hop"),
-        name if name.starts_with("proxy-") || name.starts_with("x-countersign-") => Some("it is between a client and its proxy"),
+        name if name.starts_with("proxy-") || name.starts_with("x-countersign-") => {
+            Some("it is between a client and its proxy")
+        }
         _ => None,
     }
 }
@@ -75,7 +77,8 @@ fn refuse_owned(name: &HeaderName, span: Span, auth: &AuthFields, context: &mut 
         context.problems.error(span, format!("{name} is written by countersign: {reason}")).help("take it out");
         return;
     }
-    let signed = *auth == AuthFields::SigV4 && (*name == http::header::AUTHORIZATION || name.as_str().starts_with("x-amz-"));
+    let signed =
+        *auth == AuthFields::SigV4 && (*name == http::header::AUTHORIZATION || name.as_str().starts_with("x-amz-"));
     if signed || *auth == AuthFields::Bearer(name.clone()) {
         let problem = context.problems.error(span, format!("{name} is written by this route's `auth`"));
         problem.help("take it out, or set `auth = \"none\"`");

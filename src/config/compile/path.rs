@@ -54,7 +54,8 @@ pub(super) fn parse(text: &str) -> Result<&str, PathError> {
             '?' => return Err(PathError::Query),
             '#' => return Err(PathError::Fragment),
             // RFC 3986 3.3: unreserved, sub-delims, ":", "@"
-            '/' | '%' | '-' | '.' | '_' | '~' | '!' | '$' | '&' | '\'' | '(' | ')' | '*' | '+' | ',' | ';' | '=' | ':' | '@' => {}
+            '/' | '%' | '-' | '.' | '_' | '~' | '!' | '$' | '&' | '\'' | '(' | ')' | '*' | '+' | ',' | ';' | '='
+            | ':' | '@' => {}
             _ if character.is_ascii_alphanumeric() => {}
             _ => return Err(PathError::Character(character)),
         }
@@ -95,7 +96,9 @@ mod tests {
 
     #[test]
     fn a_slash_at_the_end_goes_and_everything_else_stays() {
-        for (text, path) in [("/", ""), ("", ""), ("/a/", "/a"), ("/a/b", "/a/b"), ("/a%20b", "/a%20b"), ("/$default", "/$default")] {
+        for (text, path) in
+            [("/", ""), ("", ""), ("/a/", "/a"), ("/a/b", "/a/b"), ("/a%20b", "/a%20b"), ("/$default", "/$default")]
+        {
             assert_eq!(parse(text), Ok(path), "{text}");
         }
     }

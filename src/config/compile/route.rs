@@ -63,7 +63,8 @@ impl Key {
             None => None,
         };
         // An inner `None` has been noted.
-        let (host, methods) = (host.map_or(Some(None), |host| host.map(Some))?, methods.map_or(Some(None), |m| m.map(Some))?);
+        let (host, methods) =
+            (host.map_or(Some(None), |host| host.map(Some))?, methods.map_or(Some(None), |m| m.map(Some))?);
         let path = path?;
         let derived = named.is_none();
         Some(Self {
@@ -156,14 +157,14 @@ fn refuse_doubles(key: &Key, others: &[Key], context: &mut Context<'_>) {
     }
     // Two listeners on port 0 get two ports.
     let own_port = key.listen.is_some_and(|address| address.port() == 0);
-    let same = |other: &&Key| {
-        key.listen == other.listen && !own_port && key.host == other.host && key.path == other.path
-    };
+    let same =
+        |other: &&Key| key.listen == other.listen && !own_port && key.host == other.host && key.path == other.path;
     for other in others.iter().filter(same) {
         let both: Vec<&str> =
             key.methods().iter().filter(|method| other.methods().contains(method)).map(Method::as_str).collect();
         if !both.is_empty() {
-            let message = format!("this route and \"{}\" take the same requests: {} {}", other.name, both.join(", "), key.path);
+            let message =
+                format!("this route and \"{}\" take the same requests: {} {}", other.name, both.join(", "), key.path);
             let problem = context.problems.error(key.route, message);
             problem.help("give them different `path`, `host`, `listen` or `methods`");
         }

@@ -31,7 +31,12 @@ pub(super) fn find(key: &str, secret: &RawSecret, context: &mut Context<'_>) -> 
             let source = SecretSource::File(context.file(&path.value));
             match source.read() {
                 Ok(_) => {
-                    warn_if_open(&format!("the secret file of `{key}`"), path.span, &context.file(&path.value), context);
+                    warn_if_open(
+                        &format!("the secret file of `{key}`"),
+                        path.span,
+                        &context.file(&path.value),
+                        context,
+                    );
                     Some(source)
                 }
                 Err(error) => {
@@ -55,7 +60,8 @@ pub(super) fn find(key: &str, secret: &RawSecret, context: &mut Context<'_>) -> 
             Literal::InFile(secret) => {
                 let message = format!("the secret `{key}` stands in the config file itself");
                 let problem = context.problems.warning(literal.span, message);
-                problem.help("use { env = \"NAME\" } or { file = \"path\" }, so that the config can be shown and shared");
+                problem
+                    .help("use { env = \"NAME\" } or { file = \"path\" }, so that the config can be shown and shared");
                 Some(SecretSource::Fixed(secret.clone()))
             }
         },

@@ -40,7 +40,8 @@ impl Signing {
         let role = raw.assume_role.as_ref().map(|role| assume_role(&role.value, name, context));
         let payload = raw.payload.value;
         if payload == PayloadSigning::Unsigned && service.as_deref() == Some("execute-api") {
-            let problem = context.problems.warning(raw.payload.span, "API Gateway is not known to take unsigned payloads");
+            let problem =
+                context.problems.warning(raw.payload.span, "API Gateway is not known to take unsigned payloads");
             problem.help("leave `payload` out, unless `service` is one that takes them, such as vpc-lattice-svcs");
         }
         // An inner `None` has been noted.
@@ -105,7 +106,9 @@ fn region(text: &At<Text>, context: &mut Context<'_>) -> Option<String> {
         problem.help("write it as in \"ap-northeast-1\", without the letter of an availability zone");
         return None;
     }
-    let zone = region.strip_suffix(|last: char| last.is_ascii_lowercase()).is_some_and(|start| start.ends_with(|last: char| last.is_ascii_digit()));
+    let zone = region
+        .strip_suffix(|last: char| last.is_ascii_lowercase())
+        .is_some_and(|start| start.ends_with(|last: char| last.is_ascii_digit()));
     if zone {
         let problem = context.problems.error(text.span, format!("{} is an availability zone", text.value));
         problem.help("write the region, without the letter at the end");
@@ -129,7 +132,8 @@ fn credentials(raw: &RawCredentials, context: &mut Context<'_>) -> Option<AwsSou
         RawCredentials::Default => Some(AwsSource::Default),
         RawCredentials::Profile(name) => filled("profile", name, context).map(AwsSource::Profile),
         RawCredentials::Static(RawStatic { access_key_id, secret_access_key, session_token }) => {
-            let mut find = |key, raw: &Option<At<_>>| raw.as_ref().and_then(|raw| secret::find(key, &raw.value, context));
+            let mut find =
+                |key, raw: &Option<At<_>>| raw.as_ref().and_then(|raw| secret::find(key, &raw.value, context));
             let id = find("access_key_id", access_key_id);
             let key = find("secret_access_key", secret_access_key);
             let token = session_token.as_ref().map(|_| find("session_token", session_token));
@@ -140,7 +144,8 @@ fn credentials(raw: &RawCredentials, context: &mut Context<'_>) -> Option<AwsSou
 
 fn assume_role(raw: &RawAssumeRole, name: &str, context: &mut Context<'_>) -> Option<Role> {
     let arn = raw.arn.as_ref().and_then(|text| role_arn(text, context));
-    let external_id = raw.external_id.as_ref().map(|text| matching("external_id", text, (2, 1224), b"+=,.@:/-_", context));
+    let external_id =
+        raw.external_id.as_ref().map(|text| matching("external_id", text, (2, 1224), b"+=,.@:/-_", context));
     let session_name = match &raw.session_name {
         Some(text) => matching("session_name", text, (2, 64), b"+=,.@-_", context),
         None => Some(session_name(name)),

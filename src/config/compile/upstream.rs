@@ -42,8 +42,11 @@ pub(super) fn transport(raw: &RawUpstream, context: &mut Context<'_>) -> Transpo
             Ok(()) => secret::warn_if_open("the private key in `client_key`", key.span, &identity.key, context),
             Err(error) => {
                 let of_key = matches!(&error, TlsError::Pem { path, .. } if *path == identity.key);
-                let (name, span, path) =
-                    if of_key { ("client_key", key.span, &identity.key) } else { ("client_cert", cert.span, &identity.cert) };
+                let (name, span, path) = if of_key {
+                    ("client_key", key.span, &identity.key)
+                } else {
+                    ("client_cert", cert.span, &identity.cert)
+                };
                 refuse_file(name, span, &path.display().to_string(), &error, context);
             }
         }
@@ -87,7 +90,12 @@ pub(super) fn check_budget(
 }
 
 /// Where a route's requests go; `url` is its `upstream`.
-pub(super) fn resolve(route: &RawRoute, url: &Url, transport: Transport, context: &mut Context<'_>) -> Option<Upstream> {
+pub(super) fn resolve(
+    route: &RawRoute,
+    url: &Url,
+    transport: Transport,
+    context: &mut Context<'_>,
+) -> Option<Upstream> {
     let dial = match &route.connect_to {
         Some(address) => dial(address, url.scheme, context),
         None => Some(HostPort { host: url.host.clone(), port: url.port.unwrap_or(url.scheme.default_port()) }),

@@ -5,9 +5,9 @@
 
 use std::fmt;
 
+use super::Context;
 use super::name::{self, NameError};
 use super::path::{self, PathError};
-use super::Context;
 use crate::config::read::{At, Text};
 use crate::route::upstream::is_loopback;
 
@@ -79,7 +79,9 @@ impl Url {
         let scheme = match scheme.to_ascii_lowercase().as_str() {
             "https" => UrlScheme::Https,
             "http" => UrlScheme::Http,
-            other if other.bytes().all(|byte| byte.is_ascii_alphanumeric()) => return Err(UrlError::Scheme(other.to_owned())),
+            other if other.bytes().all(|byte| byte.is_ascii_alphanumeric()) => {
+                return Err(UrlError::Scheme(other.to_owned()));
+            }
             _ => return Err(UrlError::NoScheme),
         };
         let (authority, rest) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
