@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::Response;
 use tokio::time::{Instant, sleep_until};
 
-use super::pool::{Connections, Sent, Undelivered, UpstreamBody, UpstreamError};
+use super::pool::{Connections, Reuse, Sent, Undelivered, UpstreamBody, UpstreamError};
 use super::rewrite::{Outbound, Sealed};
 use crate::message::body::{Turn, Upload};
 
@@ -32,9 +32,10 @@ pub enum Failure {
 pub async fn send(
     connections: &Arc<Connections>,
     sealed: Sealed,
+    reuse: Reuse,
     limit: Duration,
 ) -> Result<Response<UpstreamBody>, Failure> {
-    let checkout = connections.checkout().await.map_err(Failure::Final)?;
+    let checkout = connections.checkout(reuse).await.map_err(Failure::Final)?;
     // Only a connection that was used before can have been closing meanwhile; a new one needs no copy.
     let spare = if checkout.is_reused() && sealed.is_idempotent() { sealed.again() } else { None };
     let upload = sealed.upload();

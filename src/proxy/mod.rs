@@ -24,7 +24,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use self::forward::Failure;
 use self::guard::AllowedHosts;
 use self::outcome::ProxyError;
-use self::pool::{Connections, Pool, UpstreamBody};
+use self::pool::{Connections, Pool, Reuse, UpstreamBody};
 use self::record::{AccessLog, Exchange, Metrics};
 use self::relay::{Permits, Relayed};
 use crate::auth::request::Grant;
@@ -36,9 +36,6 @@ use crate::message::fields::{self, Trailers};
 use crate::route::{NoMatch, Route, Table};
 use crate::tls::TlsError;
 use crate::units::ByteSize;
-
-/// Sends of one request, at most (security.md 3.3).
-const MOST_SENDS: u32 = 2;
 
 /// Limits and names that hold for every route.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -163,7 +160,7 @@ impl Proxy {
         let coverage = scheme.as_ref().map_or(Coverage::Nothing, |scheme| scheme.coverage());
         let mut outbound = rewrite::toward(admitted, route, coverage, &self.budget, request_id).await?;
         exchange.uploading(outbound.upload());
-        let mut sends = 0;
+        let mut reuse = Reuse::Allowed;
         loop {
             let grant = match scheme {
                 None => Grant::nothing(),
@@ -171,12 +168,12 @@ impl Proxy {
                     scheme.authorize(&outbound.unsigned(), self.clock.now().wall).await.map_err(ProxyError::Auth)?
                 }
             };
-            sends += 1;
-            match forward::send(connections, outbound.seal(grant), route.response_timeout).await {
+            match forward::send(connections, outbound.seal(grant), reuse, route.response_timeout).await {
                 Ok(response) => return Ok((response, permits, route)),
-                Err(Failure::Again(again, error)) if sends < MOST_SENDS => {
+                Err(Failure::Again(again, error)) if reuse == Reuse::Allowed => {
                     tracing::debug!(route = %route.name, %error, "sent again");
-                    outbound = *again;
+                    // Once: two sends of one request at most (security.md 3.3).
+                    (outbound, reuse) = (*again, Reuse::Avoided);
                 }
                 Err(Failure::Again(_, error) | Failure::Final(error)) => return Err(ProxyError::Upstream(error)),
             }

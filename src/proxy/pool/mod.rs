@@ -207,6 +207,15 @@ pub struct Checkout {
     home: Arc<Connections>,
 }
 
+/// Whether a request may go on an HTTP/1 connection that was used before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reuse {
+    /// It may.
+    Allowed,
+    /// One has just failed it, and the others may have been closed with that one.
+    Avoided,
+}
+
 /// How a request is written down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
@@ -221,10 +230,10 @@ impl Connections {
     ///
     /// # Errors
     /// [`UpstreamError`] of name lookup, connection or TLS, within `connect_timeout` and `tls_timeout` together.
-    pub async fn checkout(self: &Arc<Self>) -> Result<Checkout, UpstreamError> {
-        let ready = match self.take_kept() {
+    pub async fn checkout(self: &Arc<Self>, reuse: Reuse) -> Result<Checkout, UpstreamError> {
+        let ready = match self.take_kept(reuse) {
             Some(ready) => ready,
-            None => self.dial().await?,
+            None => self.dial(reuse).await?,
         };
         Ok(Checkout { ready, home: Arc::clone(self) })
     }
@@ -234,7 +243,7 @@ impl Connections {
         &self.dialer.origin
     }
 
-    fn take_kept(&self) -> Option<Ready> {
+    fn take_kept(&self, reuse: Reuse) -> Option<Ready> {
         let now = Instant::now();
         let mut kept = lock(&self.kept);
         if let Some(shared) = &kept.shared {
@@ -242,6 +251,9 @@ impl Connections {
                 return Some(Ready::Http2(shared.sender.clone()));
             }
             kept.shared = None;
+        }
+        if reuse == Reuse::Avoided {
+            return None;
         }
         // The one used last is the one most likely to be alive.
         while let Some(idle) = kept.idle.pop() {
@@ -254,7 +266,7 @@ impl Connections {
         None
     }
 
-    async fn dial(&self) -> Result<Ready, UpstreamError> {
+    async fn dial(&self, reuse: Reuse) -> Result<Ready, UpstreamError> {
         if lock(&self.kept).speaks == Speaks::Http1 || !self.dialer.may_speak_http2() {
             return self.establish().await;
         }
@@ -263,7 +275,7 @@ impl Connections {
         let limit = origin.connect_timeout + origin.tls_timeout;
         let attempt = async {
             let _turn = self.dialling.lock().await;
-            match self.take_kept() {
+            match self.take_kept(reuse) {
                 Some(ready) => Ok(ready),
                 None => self.establish().await,
             }
