@@ -16,7 +16,7 @@ mod url;
 
 use std::path::{Path, PathBuf};
 
-use super::diagnostic::{Problems, Span};
+use super::diagnostic::Problems;
 use super::raw::RawConfig;
 use super::{Compiled, Environment};
 use crate::tls::ClientSettings;
@@ -44,10 +44,6 @@ pub(super) fn compile(raw: RawConfig, context: &mut Context<'_>) -> Compiled {
     let allowed_hosts = name::hosts("allowed_hosts", &proxy.allowed_hosts.value, context);
     upstream::check_budget(&upstream, &routes, &proxy.buffer_budget, context);
     let mut auths = auth::compile(auth, context);
-    if routes.is_empty() {
-        let problem = context.problems.error(Span::NOWHERE, "there is no [[route]], so every request would be refused");
-        problem.help("a route needs `upstream` and `auth`; config.example.toml has one").absence();
-    }
     let routes = route::compile(routes, &mut auths, context);
     let schemes = auths.finish(context);
     Compiled {

@@ -180,7 +180,9 @@ impl fmt::Display for Diagnostic {
             group = group.element(Level::HELP.message(help.as_str()));
         }
         // The renderer marks the seam between place and snippet with a line of its own.
-        f.write_str(&Renderer::plain().render(&[group]).replacen("\n ::: \n", "\n", 1))
+        let rendered = Renderer::plain().render(&[group]);
+        let lines = rendered.lines().filter(|line| line.trim() != ":::").collect::<Vec<_>>();
+        f.write_str(&lines.join("\n"))
     }
 }
 

@@ -23,6 +23,7 @@ pub(super) fn find(text: &str) -> Vec<Range<usize>> {
         key: Vec::new(),
         pending: Vec::new(),
         place: Place::Key,
+        fresh: false,
     };
     scan.run();
     scan.found
@@ -73,6 +74,8 @@ struct Scan<'t> {
     /// Words that may turn out to be a key.
     pending: Vec<Word>,
     place: Place,
+    /// Whether the value has not begun: what follows its first word without a comma is not part of it.
+    fresh: bool,
 }
 
 struct Frame<'t> {
@@ -94,9 +97,10 @@ enum Place {
     Value,
 }
 
-impl<'t> Scan<'t> {
+impl Scan<'_> {
     fn run(&mut self) {
         let mut joined = false;
+        self.read_header();
         while let Some(byte) = self.byte(0) {
             let dot = std::mem::take(&mut joined);
             match byte {
@@ -113,6 +117,8 @@ impl<'t> Scan<'t> {
                     self.at += 1;
                     joined = dot;
                 }
+                // YAML's way of writing it.
+                b':' if self.place == Place::Key => self.at += 1,
                 b'#' => {
                     let end = self.end_of_line();
                     self.found.push(self.at + 1..end);
@@ -127,7 +133,6 @@ impl<'t> Scan<'t> {
                     let range = self.quoted(byte);
                     self.word(range, dot);
                 }
-                b'{' | b'[' if self.at == 0 && byte == b'[' => self.read_header(),
                 b'{' | b'[' => self.open(byte),
                 b'}' | b']' => self.close(byte),
                 b',' => self.comma(),
@@ -168,6 +173,7 @@ impl<'t> Scan<'t> {
                     self.flush();
                 }
                 self.place = Place::Value;
+                self.fresh = true;
             }
         }
     }
@@ -178,6 +184,7 @@ impl<'t> Scan<'t> {
         let closing = if byte == b'{' { b'}' } else { b']' };
         self.frames.push(Frame { closing, key: std::mem::take(&mut self.key) });
         self.place = if byte == b'{' { Place::Key } else { Place::Value };
+        self.fresh = byte == b'[';
         if byte == b'[' {
             // The elements are under the array's own key.
             self.key = self.frames.last_mut().map(|frame| std::mem::take(&mut frame.key)).unwrap_or_default();
@@ -200,6 +207,7 @@ impl<'t> Scan<'t> {
     fn comma(&mut self) {
         self.at += 1;
         self.flush();
+        self.fresh = self.frames.last().is_some_and(|frame| frame.closing == b']');
         if self.frames.last().is_some_and(|frame| frame.closing == b'}') {
             self.place = Place::Key;
             self.key.clear();
@@ -208,16 +216,22 @@ impl<'t> Scan<'t> {
 
     /// A string or a bare word: part of a key, or of a value.
     fn word(&mut self, range: Range<usize>, joined: bool) {
+        let word = self.text.get(range.clone()).unwrap_or_default();
         if self.place == Place::Key {
             self.pending.push(Word { range, joined });
-        } else if !self.may_show() || self.is_misplaced(&range) {
-            self.found.push(range);
-        } else {
+            return;
+        }
+        let fresh = std::mem::take(&mut self.fresh);
+        if self.frames.last().is_some_and(|frame| frame.closing == b']') {
             // An array that lost its bracket: the next line's key is a word in it.
-            if self.frames.last().is_some_and(|frame| frame.closing == b']') {
-                self.pending = vec![Word { range: range.clone(), joined: false }];
-            }
+            self.pending = vec![Word { range: range.clone(), joined: false }];
+        }
+        let misplaced = self.key.last() == Some(&"env") && !is_variable(word);
+        // No value of ours has several lines: a string that does has swallowed them.
+        if fresh && self.may_show() && !misplaced && !word.contains('\n') {
             self.hide_in_url(range);
+        } else if !raw::is_key(word) {
+            self.found.push(range);
         }
     }
 
@@ -255,11 +269,6 @@ impl<'t> Scan<'t> {
             && self.header.iter().all(|table| !raw::holds_secrets(table))
     }
 
-    /// Whether `env` holds something that names no variable, and so may be the secret itself.
-    fn is_misplaced(&self, range: &Range<usize>) -> bool {
-        self.key.last() == Some(&"env") && !self.text.get(range.clone()).is_some_and(is_variable)
-    }
-
     /// The inside of a string, up to its end or what must be taken for it. Leaves `at` behind the closing quote.
     fn quoted(&mut self, quote: u8) -> Range<usize> {
         let long = self.byte(1) == Some(quote) && self.byte(2) == Some(quote);
@@ -283,7 +292,7 @@ impl<'t> Scan<'t> {
 
     fn bare(&mut self) -> Range<usize> {
         let start = self.at;
-        let ends: &[u8] = if self.place == Place::Key { b" \t\r\n=,#\"'{}[]." } else { b" \t\r\n=,#\"'{}[]" };
+        let ends: &[u8] = if self.place == Place::Key { b" \t\r\n=,#\"'{}[].:" } else { b" \t\r\n=,#\"'{}[]" };
         while self.byte(0).is_some_and(|byte| !ends.contains(&byte)) {
             self.at += 1;
         }
@@ -358,20 +367,18 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::string_slice, reason = "the text is ASCII")]
     fn no_slip_of_the_finger_lays_a_secret_open() {
         let text = "[auth.a]\nkind = \"client-credentials\"\nscopes = [\"x\"]\nclient_secret = { value = \"hunter2\" }\n\
                     [[route]]\nname = \"r\"\n[route.request_headers]\nset = { x-api-key = 'hunter2', x-b = \"c\" }\n";
-        let mut slips = 0;
         for at in 0..=text.len() {
             for insert in ["", "\"", "'", "=", "{", "}", "[", "]", ",", "\n", "#", ".", " ", "\\", "\"\"\"", "é"] {
                 for remove in [0, 1, 4] {
                     let end = (at + remove).min(text.len());
                     let slip = [&text[..at], insert, &text[end..]].concat();
                     assert!(!masked(&slip).contains("hunter2"), "{slip}\n---\n{}", masked(&slip));
-                    slips += 1;
                 }
             }
         }
-        assert!(slips > 9_000);
     }
 }

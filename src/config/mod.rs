@@ -9,6 +9,9 @@ pub mod diagnostic;
 mod mask;
 pub mod raw;
 mod read;
+mod syntax;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;

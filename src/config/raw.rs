@@ -2,20 +2,20 @@
 //!
 //! Nothing is resolved or compared here; that is [`compile`](super::compile). Imports the enums that keys fill.
 
+mod forms;
+mod walk;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use toml::de::{DeTable, DeValue};
-
-use super::diagnostic::{Problems, Span};
 use super::read::{At, FromToml, Map, Reader, Table, Text, Value, choice, given, needed, slot, table, take};
 pub use super::read::{Key, Type};
-use super::{Environment, Source};
 use crate::auth::spec::{ClientAuth, PayloadSigning};
 use crate::secret::Secret;
 use crate::telemetry::log::{Format, Level};
 use crate::tls::Http2;
 use crate::units::ByteSize;
+pub(super) use walk::read;
 
 /// A table of the config and its keys.
 #[derive(Clone, Copy, Debug)]
@@ -197,7 +197,7 @@ table! {
         upstream: Text => required;
         /// Whether `path` is taken off before the upstream's own path is put in front.
         strip_path: bool = "false";
-        /// Name of an [auth] table, or "none".
+        /// Name of an [auth] table, or "none"; there is no default, so that nothing is sent unsigned by mistake.
         auth: Text => required;
         /// Host and port to dial instead of the upstream's; Host and signature keep the upstream's name.
         connect_to: Text;
@@ -205,7 +205,7 @@ table! {
         server_name: Text;
         /// Whether `%2F` may stand in a request's path.
         allow_encoded_slash: bool = "false";
-        /// Requests of this route at the same time; [proxy] max_in_flight alone, if left out.
+        /// Requests of this route at the same time; the one of [proxy] alone, if left out.
         max_in_flight: usize;
         /// Changes to the request's headers on the way out.
         request_headers: RawRequestHeaders = "{}";
@@ -240,8 +240,8 @@ pub(super) struct RawConfig {
 /// An `[auth.NAME]` table.
 #[derive(Clone)]
 pub(super) enum RawAuth {
-    ClientCredentials(RawClientCredentials),
-    SigV4(RawSigV4),
+    ClientCredentials(Box<RawClientCredentials>),
+    SigV4(Box<RawSigV4>),
     /// Its `kind` is missing or unknown; noted.
     Unknown,
 }
@@ -284,9 +284,6 @@ pub(super) enum RawCredentials {
 }
 
 const KINDS: &[(&str, &[Key])] = &[("client-credentials", RawClientCredentials::KEYS), ("sigv4", RawSigV4::KEYS)];
-const SECRET_FORMS: &str = "write { env = \"NAME\" } or { file = \"path\" }";
-const CREDENTIALS_FORMS: &str =
-    "write \"default\", { profile = \"NAME\" } or { static = { access_key_id = …, secret_access_key = … } }";
 const CREDENTIALS_KEYS: &[Key] = &[
     Key { name: "profile", kind: Type::Text, default: None, required: false, doc: " A profile of ~/.aws/config.\n" },
     Key {
@@ -298,269 +295,6 @@ const CREDENTIALS_KEYS: &[Key] = &[
     },
 ];
 const ROOT: [&str; 6] = ["proxy", "admin", "log", "upstream", "auth", "route"];
-
-/// Reads `source`. What cannot be read is noted and stands there with its default.
-///
-/// `None` when the syntax is so wrong that what was read means nothing.
-pub(super) fn read(source: &Source, environment: &Environment, problems: &mut Problems) -> Option<RawConfig> {
-    let (document, errors) = DeTable::parse_recoverable(&source.text);
-    let mut reader = Reader::new(environment, problems);
-    let config = read_root(&mut reader, document.get_ref());
-    // A doubled key costs only its second value; anything else may have swallowed lines.
-    let usable = errors.iter().all(|error| error.message() == "duplicate key");
-    let broken: Vec<Span> = errors.iter().map(|error| error.span().unwrap_or_default().into()).collect();
-    if !usable {
-        let line_of = |offset: usize| source.text.get(..offset).map(|before| before.matches('\n').count());
-        problems.retain(|problem| {
-            let line = line_of(problem.span.start);
-            !problem.absence && problem.span.is_written() && !broken.iter().any(|span| line_of(span.start) == line)
-        });
-    }
-    for (error, span) in errors.iter().zip(broken) {
-        let message = error.message();
-        match message {
-            "duplicate key" => problems.error(span, "this key stands here for the second time"),
-            _ => problems.error(span, format!("not TOML: {message}")),
-        };
-    }
-    usable.then_some(config)
-}
-
-fn read_root(reader: &mut Reader<'_>, entries: &DeTable<'_>) -> RawConfig {
-    for key in entries.keys() {
-        let name: &str = key.get_ref();
-        if !ROOT.contains(&name) {
-            reader.unknown_key("", key.span().into(), name, ROOT.into_iter());
-        }
-    }
-    let root = Table { name: "", span: Span::NOWHERE, entries };
-    let upstream = read_upstream(reader, &root);
-    RawConfig {
-        proxy: reader.or_default(&root, "proxy", "{}", None).value,
-        admin: reader.or_default(&root, "admin", "{}", None).value,
-        log: reader.or_default(&root, "log", "{}", None).value,
-        auth: read_auths(reader, &root),
-        routes: read_routes(reader, &root, &upstream),
-        upstream,
-    }
-}
-
-fn read_upstream(reader: &mut Reader<'_>, root: &Table<'_, '_>) -> RawUpstream {
-    if let Some(value) = root.entries.get("upstream")
-        && let DeValue::Table(entries) = value.get_ref()
-    {
-        refuse_half_identity(reader, &Table { name: "upstream", span: reader.span(value), entries });
-    }
-    reader.or_default(root, "upstream", "{}", None).value
-}
-
-fn read_auths(reader: &mut Reader<'_>, root: &Table<'_, '_>) -> Map<RawAuth> {
-    let Some(value) = root.entries.get("auth") else { return Vec::new() };
-    let Some(table) = reader.table("auth", value) else { return Vec::new() };
-    let mut auths = Vec::new();
-    for (name, value) in table.entries {
-        let key = format!("auth.{}", name.get_ref());
-        let auth = match reader.table(&key, value) {
-            Some(table) => read_auth(reader, &table),
-            None => RawAuth::Unknown,
-        };
-        let name = At { value: name.get_ref().to_string(), span: reader.span(name) };
-        auths.push((name, At { value: auth, span: reader.span(value) }));
-    }
-    auths.sort_by_key(|(name, _)| name.span);
-    auths
-}
-
-fn read_auth(reader: &mut Reader<'_>, table: &Table<'_, '_>) -> RawAuth {
-    let names: Vec<&'static str> = KINDS.iter().map(|(name, _)| *name).collect();
-    let kind = match table.entries.get("kind") {
-        None => {
-            let list = names.iter().map(|name| format!("`kind = \"{name}\"`")).collect::<Vec<_>>().join(" or ");
-            reader.missing(table, "kind").help(format!("write {list}"));
-            None
-        }
-        Some(value) => Text::read(reader, "kind", value).inspect(|kind| {
-            if !names.contains(&&**kind) {
-                reader.unknown_value("kind", value, kind, &names);
-            }
-        }),
-    };
-    let own = kind.as_deref().and_then(|kind| KINDS.iter().find(|(name, _)| *name == kind));
-    for key in table.entries.keys() {
-        let name: &str = key.get_ref();
-        let has = |keys: &[Key]| name == "kind" || keys.iter().any(|key| key.name == name);
-        match own {
-            Some((_, keys)) if has(keys) => {}
-            Some((kind, keys)) => match KINDS.iter().find(|(_, keys)| has(keys)) {
-                Some((other, _)) => {
-                    let message = format!("`{name}` belongs to kind = \"{other}\", and this is kind = \"{kind}\"");
-                    reader.problems.error(key.span().into(), message);
-                }
-                None => reader.unknown_key(table.name, key.span().into(), name, keys.iter().map(|key| key.name)),
-            },
-            None if KINDS.iter().any(|(_, keys)| has(keys)) => {}
-            None => {
-                let keys = KINDS.iter().flat_map(|(_, keys)| *keys);
-                reader.unknown_key(table.name, key.span().into(), name, keys.map(|key| key.name));
-            }
-        }
-    }
-    match own {
-        Some(("sigv4", _)) => RawAuth::SigV4(RawSigV4::take(reader, table, None)),
-        Some(_) => RawAuth::ClientCredentials(RawClientCredentials::take(reader, table, None)),
-        None => RawAuth::Unknown,
-    }
-}
-
-fn read_routes(reader: &mut Reader<'_>, root: &Table<'_, '_>, upstream: &RawUpstream) -> Vec<At<RawRouteEntry>> {
-    let Some(value) = root.entries.get("route") else { return Vec::new() };
-    let DeValue::Array(items) = value.get_ref() else {
-        let problem = reader.wrong_type("route", value, value.get_ref(), "an array of tables");
-        problem.help("every route begins with [[route]], in two pairs of brackets");
-        return Vec::new();
-    };
-    let mut routes = Vec::new();
-    for item in items.iter() {
-        let Some(table) = reader.table("route", item) else { continue };
-        reader.refuse_unknown(&table, &[RawRoute::KEYS, RawUpstream::KEYS]);
-        refuse_half_identity(reader, &table);
-        let span = table.span;
-        let route = RawRoute::take(reader, &table, None);
-        let upstream = RawUpstream::take(reader, &table, Some(upstream));
-        routes.push(At { value: RawRouteEntry { route, upstream }, span });
-    }
-    routes
-}
-
-/// A certificate without its key, or the other way round. Looks at one table: half of a pair is not inherited.
-fn refuse_half_identity(reader: &mut Reader<'_>, table: &Table<'_, '_>) {
-    for (given, wanted) in [("client_cert", "client_key"), ("client_key", "client_cert")] {
-        if let Some((key, _)) = table.entries.get_key_value(given)
-            && !table.entries.contains_key(wanted)
-        {
-            let problem = reader.problems.error(key.span().into(), format!("`{given}` needs `{wanted}` beside it"));
-            problem.help("mutual TLS takes a certificate and its private key, given in the same table").absence();
-        }
-    }
-}
-
-impl FromToml for Level {
-    const TYPE: Type = Type::Text;
-
-    fn read(reader: &mut Reader<'_>, key: &str, value: &Value<'_>) -> Option<Self> {
-        const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
-        let text = Text::read(reader, key, value)?;
-        // The parser takes a lone word that is no level for a target, so a misspelt level would log everything.
-        let is_level = |part: &str| {
-            let level = part.rsplit_once('=').map_or(part, |(_, level)| level);
-            LEVELS.contains(&level.trim())
-        };
-        match (text.split(',').find(|part| !is_level(part)), text.parse()) {
-            (None, Ok(level)) => Some(level),
-            (part, _) => {
-                reader.unknown_value(key, value, &text.part(part.unwrap_or_default()), &LEVELS);
-                None
-            }
-        }
-    }
-}
-
-impl FromToml for RawSecret {
-    const TYPE: Type = Type::Secret;
-
-    fn read(reader: &mut Reader<'_>, key: &str, value: &Value<'_>) -> Option<Self> {
-        const KNOWN: [&str; 3] = ["env", "file", "value"];
-        let span = reader.span(value);
-        let DeValue::Table(entries) = value.get_ref() else {
-            let message = match value.get_ref() {
-                DeValue::String(_) => format!("`{key}` is a secret, and stands here as plain text"),
-                _ => format!("`{key}` must be a table that says where the secret is"),
-            };
-            reader.problems.error(span, message).help(SECRET_FORMS);
-            return None;
-        };
-        let mut known = true;
-        for name in entries.keys().filter(|name| !KNOWN.contains(&&**name.get_ref())) {
-            known = false;
-            let problem = reader.problems.error(name.span().into(), format!("unknown key `{}`", name.get_ref()));
-            problem.label(format!("not a way to give the secret `{key}`")).help(SECRET_FORMS);
-        }
-        let mut given = entries.iter().filter(|(name, _)| KNOWN.contains(&&**name.get_ref()));
-        match (given.next(), given.next()) {
-            (Some((name, value)), None) => match name.get_ref().as_ref() {
-                "env" => reader.at(key, value).map(Self::Env),
-                "file" => reader.at(key, value).map(Self::File),
-                _ => {
-                    let text: At<Text> = reader.at(key, value)?;
-                    let filled_in = text.value.is_filled_in();
-                    let secret = Secret::new(text.value.into_string());
-                    let value = if filled_in { Literal::FromEnvironment(secret) } else { Literal::InFile(secret) };
-                    Some(Self::Value(At { value, span: text.span }))
-                }
-            },
-            (Some(_), Some(_)) => {
-                reader.problems.error(span, format!("`{key}` says twice where the secret is")).help("keep one of them");
-                None
-            }
-            (None, _) => {
-                if known {
-                    let message = format!("`{key}` does not say where the secret is");
-                    reader.problems.error(span, message).help(SECRET_FORMS);
-                }
-                None
-            }
-        }
-    }
-}
-
-impl FromToml for RawFieldValue {
-    const TYPE: Type = Type::TextOrSecret;
-
-    fn read(reader: &mut Reader<'_>, key: &str, value: &Value<'_>) -> Option<Self> {
-        match value.get_ref() {
-            DeValue::Table(_) => RawSecret::read(reader, key, value).map(Self::Secret),
-            DeValue::String(_) => Text::read(reader, key, value).map(Self::Text),
-            other => {
-                reader.wrong_type(key, value, other, "a string or a secret").help(SECRET_FORMS);
-                None
-            }
-        }
-    }
-}
-
-impl FromToml for RawCredentials {
-    const TYPE: Type = Type::ChoiceOrTable(&["default"], CREDENTIALS_KEYS);
-
-    fn read(reader: &mut Reader<'_>, key: &str, value: &Value<'_>) -> Option<Self> {
-        let span = reader.span(value);
-        match value.get_ref() {
-            DeValue::String(text) if text == "default" => Some(Self::Default),
-            DeValue::Table(entries) => {
-                let table = Table { name: key, span, entries };
-                reader.refuse_unknown(&table, &[CREDENTIALS_KEYS]);
-                match (entries.get("profile"), entries.get("static")) {
-                    (Some(profile), None) => reader.at("profile", profile).map(Self::Profile),
-                    (None, Some(keys)) => RawStatic::read(reader, "static", keys).map(Self::Static),
-                    (Some(_), Some(_)) => {
-                        let message = format!("`{key}` has both `profile` and `static`");
-                        reader.problems.error(span, message).help("keep one of them");
-                        None
-                    }
-                    (None, None) => {
-                        let message = format!("`{key}` does not say where the credentials come from");
-                        reader.problems.error(span, message).help(CREDENTIALS_FORMS).absence();
-                        None
-                    }
-                }
-            }
-            _ => {
-                let message = format!("this is not a value of `{key}`");
-                reader.problems.error(span, message).help(CREDENTIALS_FORMS);
-                None
-            }
-        }
-    }
-}
 
 /// Whether `name` is a key or table of ours, of any section.
 pub(super) fn is_key(name: &str) -> bool {
@@ -585,7 +319,13 @@ pub(super) fn holds_secrets(name: &str) -> bool {
 
 /// The table that `name` is a key of, as a user would write it.
 pub(super) fn home_of(name: &str) -> Option<&'static str> {
-    SECTIONS.iter().find(|section| section.keys.iter().any(|key| key.name == name)).map(|section| section.header)
+    let section = SECTIONS.iter().find(|section| section.keys.iter().any(|key| key.name == name))?;
+    Some(if section.header == "[upstream]" { "[upstream] or a [[route]]" } else { section.header })
+}
+
+/// The keys of all tables.
+pub(super) fn all_keys() -> impl Iterator<Item = &'static str> {
+    SECTIONS.iter().flat_map(|section| section.keys).map(|key| key.name)
 }
 
 fn is_secret(kind: Type) -> bool {
@@ -594,10 +334,12 @@ fn is_secret(kind: Type) -> bool {
 
 fn kind_of(name: &str) -> Option<Type> {
     fn find(keys: &'static [Key], name: &str) -> Option<Type> {
-        keys.iter().find_map(|key| match key.kind {
-            kind if key.name == name => Some(kind),
-            Type::Table(keys) | Type::ChoiceOrTable(_, keys) => find(keys, name),
-            _ => None,
+        keys.iter().find_map(|key| {
+            if key.name == name {
+                return Some(key.kind);
+            }
+            let (Type::Table(inner) | Type::ChoiceOrTable(_, inner)) = key.kind else { return None };
+            find(inner, name)
         })
     }
     if name == "kind" {

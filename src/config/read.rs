@@ -2,18 +2,16 @@
 //!
 //! serde's derive stops at the first error, so this walks the spanned table itself. The macro [`table`] declares a key
 //! once: its type, default and description serve the reader, the tests and the JSON schema. What a value means is not
-//! decided here, but for its units. Imports `units` and `telemetry::log` for their types.
+//! decided here. Imports nothing of ours.
 
-use std::net::SocketAddr;
-use std::ops::Deref;
-use std::time::Duration;
+mod values;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::Environment;
 use super::diagnostic::{Problem, Problems, Span};
-use crate::units::{self, ByteSize};
+pub(super) use values::Text;
 
 /// One key of the config, as it is declared.
 #[derive(Clone, Copy, Debug)]
@@ -57,8 +55,6 @@ pub enum Type {
     Map(&'static Type),
     /// A table with these keys.
     Table(&'static [Key]),
-    /// A table whose `kind` decides about its other keys.
-    Kinds(&'static [(&'static str, &'static [Key])]),
     /// One of these strings, or a table with one of these keys.
     ChoiceOrTable(&'static [&'static str], &'static [Key]),
 }
@@ -68,14 +64,6 @@ pub enum Type {
 pub(super) struct At<T> {
     pub(super) value: T,
     pub(super) span: Span,
-}
-
-/// A string whose `${NAME}`s have been filled in.
-#[derive(Clone)]
-pub(super) struct Text {
-    value: String,
-    /// As written, where that differs: only this may be quoted in a message.
-    written: Option<String>,
 }
 
 /// Pairs whose keys are the user's own, in the order of the file.
@@ -180,7 +168,7 @@ macro_rules! take {
             .or_else(|| $inherited.and_then(|inherited| inherited.$key.clone()))
     };
     ($reader:ident, $table:ident, $inherited:ident, $key:ident, $type:ty, required) => {
-        $reader.required::<$type>($table, stringify!($key))
+        $reader.required::<$type>($table, stringify!($key), Self::KEYS)
     };
     ($reader:ident, $table:ident, $inherited:ident, $key:ident, $type:ty, $default:literal) => {
         $reader.or_default::<$type>($table, stringify!($key), $default, $inherited.map(|inherited| &inherited.$key))
@@ -227,11 +215,12 @@ impl<'a> Reader<'a> {
         self.at(key, table.entries.get(key)?)
     }
 
-    pub(super) fn required<T: FromToml>(&mut self, table: &Table<'_, '_>, key: &str) -> Option<At<T>> {
+    pub(super) fn required<T: FromToml>(&mut self, table: &Table<'_, '_>, key: &str, keys: &[Key]) -> Option<At<T>> {
         if table.entries.contains_key(key) {
             return self.optional(table, key);
         }
-        self.missing(table, key);
+        let doc = keys.iter().find(|known| known.name == key).map_or("", |known| known.doc);
+        self.missing(table, key).help(format!("`{key}`: {}", sentence(doc)));
         None
     }
 
@@ -246,13 +235,11 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn table<'t, 'i>(&mut self, name: &'t str, value: &'t Value<'i>) -> Option<Table<'t, 'i>> {
-        match value.get_ref() {
-            DeValue::Table(entries) => Some(Table { name, span: self.span(value), entries }),
-            other => {
-                self.wrong_type(name, value, other, "a table");
-                None
-            }
-        }
+        let Some(entries) = value.get_ref().as_table() else {
+            self.wrong_type(name, value, "a table");
+            return None;
+        };
+        Some(Table { name, span: self.span(value), entries })
     }
 
     pub(super) fn missing(&mut self, table: &Table<'_, '_>, key: &str) -> &mut Problem {
@@ -278,17 +265,23 @@ impl<'a> Reader<'a> {
         names: impl Iterator<Item = &'static str>,
     ) {
         let problem = self.problems.error(span, format!("unknown key `{key}`"));
-        problem.label(format!("not a key of {}", called(table)));
+        problem.label(if table.is_empty() {
+            "not a table of a config".to_owned()
+        } else {
+            format!("not a key of {}", called(table))
+        });
         if let Some(meant) = nearest(key, names) {
             problem.help(format!("did you mean `{meant}`?"));
-        } else if let Some(home) = super::raw::home_of(key) {
-            problem.help(format!("`{key}` belongs in {home}"));
+        } else if let Some(meant) = nearest(key, super::raw::all_keys())
+            && let Some(home) = super::raw::home_of(meant)
+        {
+            problem.help(format!("`{meant}` belongs in {home}"));
         }
     }
 
     pub(super) fn unknown_value(&mut self, key: &str, value: &Value<'_>, text: &Text, known: &[&'static str]) {
         let span = self.span(value);
-        let problem = self.problems.error(span, format!("{text} is not a value of `{key}`"));
+        let problem = self.problems.error(span, format!("{text} is not a value of {}", called(key)));
         let list = known.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
         problem.help(match nearest(text, known.iter().copied()) {
             Some(meant) => format!("did you mean \"{meant}\"? Known are {list}"),
@@ -296,14 +289,8 @@ impl<'a> Reader<'a> {
         });
     }
 
-    pub(super) fn wrong_type(
-        &mut self,
-        key: &str,
-        value: &Value<'_>,
-        found: &DeValue<'_>,
-        wanted: &str,
-    ) -> &mut Problem {
-        let found = match found {
+    pub(super) fn wrong_type(&mut self, key: &str, value: &Value<'_>, wanted: &str) -> &mut Problem {
+        let found = match value.get_ref() {
             DeValue::String(_) => "a string",
             DeValue::Integer(_) => "a whole number",
             DeValue::Float(_) => "a number with a fraction",
@@ -318,58 +305,11 @@ impl<'a> Reader<'a> {
 
     /// The string of `key`, or what else there is to say than that it is not `wanted`.
     fn string<'v>(&mut self, key: &str, value: &'v Value<'_>, wanted: &str, help: &str) -> Option<&'v str> {
-        match value.get_ref() {
-            DeValue::String(text) => Some(text),
-            other => {
-                self.wrong_type(key, value, other, wanted).help(help);
-                None
-            }
+        let text = value.get_ref().as_str();
+        if text.is_none() {
+            self.wrong_type(key, value, wanted).help(help);
         }
-    }
-
-    /// Fills in `${NAME}` and `${NAME:-default}`; `$${` stands for `${`.
-    fn fill_in(&mut self, span: Span, written: &str) -> Option<Text> {
-        if !written.contains("${") {
-            return Some(Text { value: written.to_owned(), written: None });
-        }
-        let mut value = String::new();
-        let mut rest = written;
-        while let Some((before, after)) = rest.split_once("${") {
-            if let Some(before) = before.strip_suffix('$') {
-                value.push_str(before);
-                value.push_str("${");
-                rest = after;
-                continue;
-            }
-            value.push_str(before);
-            let Some((inside, after)) = after.split_once('}') else {
-                self.problems.error(span, "`${` has no `}`").help("write `$${` for the characters themselves");
-                return None;
-            };
-            value.push_str(&self.variable(span, inside)?);
-            rest = after;
-        }
-        value.push_str(rest);
-        Some(Text { value, written: Some(written.to_owned()) })
-    }
-
-    fn variable(&mut self, span: Span, inside: &str) -> Option<String> {
-        let (name, default) = inside.split_once(":-").map_or((inside, None), |(name, default)| (name, Some(default)));
-        if !is_variable(name) {
-            let problem = self.problems.error(span, "`${…}` does not hold the name of an environment variable");
-            problem.help("write `${NAME}` or `${NAME:-default}`; `$${` stands for the characters themselves");
-            return None;
-        }
-        match (self.environment.get(name), default) {
-            // As in a shell, `:-` also takes the place of an empty value.
-            (Some(""), Some(default)) | (None, Some(default)) => Some(default.to_owned()),
-            (Some(found), _) => Some(found.to_owned()),
-            (None, None) => {
-                let problem = self.problems.error(span, format!("environment variable {name} is not set"));
-                problem.help(format!("set it, or give a default: `${{{name}:-default}}`"));
-                None
-            }
-        }
+        text
     }
 
     /// Reads a value that has a syntax of its own.
@@ -388,8 +328,8 @@ impl<'a> Reader<'a> {
             Ok(parsed) => Some(parsed),
             Err(why) => {
                 // The variable may be the wrong one, and its value a secret.
-                let why = if text.written.is_some() { format!("{text} does not give {wanted}") } else { why };
-                self.problems.error(span, format!("`{key}`: {why}")).help(help);
+                let why = if text.is_filled_in() { format!("{text} does not give {wanted}") } else { why };
+                self.problems.error(span, format!("{}: {why}", called(key))).help(help);
                 None
             }
         }
@@ -404,13 +344,24 @@ fn default_of<T: FromToml>(text: &str) -> At<T> {
     reader.at("", &value).expect("a default is a value of its key")
 }
 
+/// A description as it stands in a help line: no capital, unless it begins with an abbreviation, and no full stop.
+fn sentence(doc: &str) -> String {
+    let doc = doc.replace('\n', "");
+    let doc = doc.trim().trim_end_matches('.');
+    let mut characters = doc.chars();
+    match (characters.next(), characters.clone().next()) {
+        (Some(first), Some(second)) if second.is_lowercase() => first.to_lowercase().chain(characters).collect(),
+        _ => doc.to_owned(),
+    }
+}
+
 /// A table's or key's name as it stands in a sentence.
 fn called(name: &str) -> String {
     match name {
-        "" => "the file".to_owned(),
         "proxy" | "admin" | "log" | "upstream" | "auth" => format!("[{name}]"),
         "route" => "this [[route]]".to_owned(),
         _ if name.starts_with("auth.") => format!("[{name}]"),
+        _ if name.contains('`') => name.to_owned(),
         _ => format!("`{name}`"),
     }
 }
@@ -429,152 +380,4 @@ pub(super) fn nearest<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> O
 pub(super) fn is_variable(name: &str) -> bool {
     name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
         && name.bytes().next().is_some_and(|byte| !byte.is_ascii_digit())
-}
-
-impl Text {
-    /// Whether part of it came from the environment.
-    pub(super) fn is_filled_in(&self) -> bool {
-        self.written.is_some()
-    }
-
-    /// A piece of it, to be quoted.
-    pub(super) fn part(&self, part: &str) -> Self {
-        if self.is_filled_in() { self.clone() } else { Self { value: part.to_owned(), written: None } }
-    }
-
-    pub(super) fn into_string(self) -> String {
-        self.value
-    }
-}
-
-impl Deref for Text {
-    type Target = str;
-
-    fn deref(&self) -> &str {
-        &self.value
-    }
-}
-
-/// In quotes, and as written: what came from the environment does not print.
-impl std::fmt::Display for Text {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "\"{}\"", self.written.as_deref().unwrap_or(&self.value))
-    }
-}
-
-impl FromToml for Text {
-    const TYPE: Type = Type::Text;
-
-    fn read(reader: &mut Reader<'_>, key: &str, value: &Value<'_>) -> Option<Self> {
-        let DeValue::String(written) = value.get_ref() else {
-            reader.wrong_type(key, value, value.get_ref(), "a string");
-            return None;
-        };
-        let span = reader.span(value);
-        reader.fill_in(span, written)
-    }
-}
-
-impl FromToml for bool {
-    const TYPE: Type = Type::Bool;
-
-    fn read(reader: &mut Reader<'_>, key: &str, value: &Value<'_>) -> Option<Self> {
-        match value.get_ref() {
-            DeValue::Boolean(value) => Some(*value),
-            other => {
-                reader.wrong_type(key, value, other, "true or false").help("without quotes");
-                None
-            }
-        }
-    }
-}
-
-impl FromToml for usize {
-    const TYPE: Type = Type::Count;
-
-    fn read(reader: &mut Reader<'_>, key: &str, value: &Value<'_>) -> Option<Self> {
-        let DeValue::Integer(number) = value.get_ref() else {
-            let problem = reader.wrong_type(key, value, value.get_ref(), "a whole number");
-            problem.help("a plain number, without quotes and without a unit");
-            return None;
-        };
-        // More than fits in 32 bits is a slip, and must not overflow a semaphore (tokio: 2^61 - 1 permits).
-        let number = u32::from_str_radix(number.as_str(), number.radix()).ok().filter(|number| *number > 0);
-        if number.is_none() {
-            let span = reader.span(value);
-            reader.problems.error(span, format!("`{key}` must be between 1 and {}", u32::MAX));
-        }
-        number.and_then(|number| usize::try_from(number).ok())
-    }
-}
-
-impl FromToml for Duration {
-    const TYPE: Type = Type::Duration;
-
-    fn read(reader: &mut Reader<'_>, key: &str, value: &Value<'_>) -> Option<Self> {
-        const DAY: Duration = Duration::from_hours(24);
-        let wanted = ("a duration", "a duration is a string with a unit, such as \"250ms\", \"5s\" or \"10m\"");
-        reader.parse(key, value, wanted, |text| match units::parse_duration(text) {
-            Ok(Duration::ZERO) => Err("zero would end everything at once".to_owned()),
-            // Beyond this the arithmetic of deadlines might overflow, and nobody means it.
-            Ok(duration) if duration > DAY => Err("more than a day".to_owned()),
-            Ok(duration) => Ok(duration),
-            Err(error) => Err(error.to_string()),
-        })
-    }
-}
-
-impl FromToml for ByteSize {
-    const TYPE: Type = Type::Size;
-
-    fn read(reader: &mut Reader<'_>, key: &str, value: &Value<'_>) -> Option<Self> {
-        let wanted = ("a size", "a size is a string with a unit, such as \"64KiB\" or \"10MiB\"");
-        reader.parse(key, value, wanted, |text| match text.parse() {
-            Ok(Self(0)) => Err("zero leaves no room for any body".to_owned()),
-            Ok(size) => Ok(size),
-            Err(error) => Err(error.to_string()),
-        })
-    }
-}
-
-impl FromToml for SocketAddr {
-    const TYPE: Type = Type::Address;
-
-    fn read(reader: &mut Reader<'_>, key: &str, value: &Value<'_>) -> Option<Self> {
-        let help = "write an IP address and a port, such as \"127.0.0.1:8080\" or \"[::1]:8080\"";
-        reader.parse(key, value, ("an address", help), |text| {
-            text.parse().map_err(|_| format!("\"{text}\" is not an IP address and a port"))
-        })
-    }
-}
-
-impl<T: FromToml> FromToml for Vec<At<T>> {
-    const TYPE: Type = Type::List(&T::TYPE);
-
-    fn read(reader: &mut Reader<'_>, key: &str, value: &Value<'_>) -> Option<Self> {
-        match value.get_ref() {
-            DeValue::Array(items) => Some(items.iter().filter_map(|item| reader.at(key, item)).collect()),
-            other => {
-                reader.wrong_type(key, value, other, "an array").help(format!("put it in brackets: `{key} = [\"…\"]`"));
-                None
-            }
-        }
-    }
-}
-
-impl<T: FromToml> FromToml for Map<T> {
-    const TYPE: Type = Type::Map(&T::TYPE);
-
-    fn read(reader: &mut Reader<'_>, key: &str, value: &Value<'_>) -> Option<Self> {
-        let table = reader.table(key, value)?;
-        let mut pairs: Self = Vec::new();
-        for (name, value) in table.entries {
-            let name = At { value: name.get_ref().to_string(), span: reader.span(name) };
-            if let Some(value) = reader.at(&name.value, value) {
-                pairs.push((name, value));
-            }
-        }
-        pairs.sort_by_key(|(name, _)| name.span);
-        Some(pairs)
-    }
 }

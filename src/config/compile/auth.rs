@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::field::{self, AuthFields};
-use super::sigv4::Signing;
-use super::url::{self, Query, Url};
+use super::sigv4::{Signing, Toward};
+use super::url::{self, Query};
 use super::{Context, secret};
 use crate::auth::spec::{Bearer, ClientCredentials, Kind, Spec};
 use crate::config::raw::{RawAuth, RawClientCredentials};
@@ -54,7 +54,7 @@ impl Auths {
     pub(super) fn bind(
         &mut self,
         auth: &At<Text>,
-        upstream: Option<(&At<Text>, &Url, Option<&str>)>,
+        upstream: Option<Toward<'_>>,
         context: &mut Context<'_>,
     ) -> (Option<usize>, AuthFields) {
         if &*auth.value == NONE {
@@ -71,8 +71,7 @@ impl Auths {
                 (Some(Kind::Bearer(bearer.clone())), AuthFields::Bearer(bearer.header.clone()))
             }
             Some(Meaning::SigV4(signing)) => {
-                let toward =
-                    upstream.and_then(|(text, url, dial)| signing.toward(text, url, dial, &entry.name.value, context));
+                let toward = upstream.and_then(|upstream| signing.toward(&upstream, &entry.name.value, context));
                 (toward.map(Kind::SigV4), AuthFields::SigV4)
             }
         };
@@ -90,22 +89,24 @@ impl Auths {
     pub(super) fn finish(self, context: &mut Context<'_>) -> Vec<Spec> {
         for entry in self.entries.iter().filter(|entry| !entry.used) {
             let message = format!("[auth.{}] is not used by any route", entry.name.value);
-            context.problems.warning(entry.name.span, message).absence();
+            context.problems.warning(entry.name.span, message);
         }
         self.specs
     }
 
-    fn refuse_unknown(&self, auth: &At<Text>, context: &mut Context<'_>) {
+    fn refuse_unknown(&mut self, auth: &At<Text>, context: &mut Context<'_>) {
         let names = || self.entries.iter().map(|entry| entry.name.value.as_str()).chain([NONE]);
         let problem = context.problems.error(auth.span, format!("there is no [auth] table called {}", auth.value));
-        match nearest(&auth.value, names()) {
-            Some(meant) => problem.help(format!("did you mean \"{meant}\"?")),
-            None => {
-                let known = names().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
-                problem.help(format!("known are {known}"))
-            }
+        let Some(meant) = nearest(&auth.value, names()).map(ToOwned::to_owned) else {
+            let known = names().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
+            problem.help(format!("known are {known}"));
+            return;
         };
-        problem.absence();
+        problem.help(format!("did you mean \"{meant}\"?"));
+        // It is not unused, only misspelt.
+        for entry in self.entries.iter_mut().filter(|entry| entry.name.value == meant) {
+            entry.used = true;
+        }
     }
 }
 

@@ -23,18 +23,17 @@ pub(super) enum AuthFields {
 /// The changes of one route.
 pub(super) fn edits(raw: &RawRequestHeaders, auth: &AuthFields, context: &mut Context<'_>) -> HeaderEdits {
     let mut edits = HeaderEdits::default();
-    for (name, value) in &raw.set.value {
-        let value = field_value(name, value, context);
-        let Some(name_) = field_name("request_headers.set", &name.value, name.span, context) else { continue };
-        refuse_owned(&name_, name.span, auth, context);
-        if edits.set.iter().any(|(known, _)| *known == name_) {
-            let problem = context.problems.error(name.span, format!("{name_} is set twice"));
+    let mut set = Vec::new();
+    for (key, value) in &raw.set.value {
+        let value = field_value(key, value, context);
+        let Some(name) = field_name("request_headers.set", &key.value, key.span, context) else { continue };
+        refuse_owned(&name, key.span, auth, context);
+        if set.contains(&name) {
+            let problem = context.problems.error(key.span, format!("{name} is set twice"));
             problem.help("upper and lower case make no difference in header names");
-            continue;
         }
-        if let Some(value) = value {
-            edits.set.push((name_, value));
-        }
+        set.push(name.clone());
+        edits.set.extend(value.map(|value| (name, value)));
     }
     for item in &raw.remove.value {
         let Some(name) = field_name("request_headers.remove", &item.value, item.span, context) else { continue };
@@ -94,12 +93,13 @@ fn field_value(name: &At<String>, value: &At<RawFieldValue>, context: &mut Conte
             (source.read().ok()?.expose().to_owned(), true)
         }
     };
+    // The http crate would also take bytes beyond ASCII, which servers read in different ways (RFC 9110 5.5).
     match HeaderValue::from_str(&text) {
-        Ok(mut header) => {
+        Ok(mut header) if text.is_ascii() => {
             header.set_sensitive(sensitive);
             Some(header)
         }
-        Err(_) => {
+        _ => {
             let message = format!("the value of {} has a character that no header may have", name.value);
             let problem = context.problems.error(value.span, message);
             problem.help("header values are printable ASCII, spaces and tabs; no line breaks");

@@ -70,7 +70,9 @@ impl Bound {
             // A default has no place of its own to point at.
             let (span, home, other_home) =
                 if span.is_written() { (span, home, *other_home) } else { (*other_span, *other_home, home) };
-            let message = if *other == value {
+            let message = if *other == value && home == other_home {
+                format!("{value} stands twice in {home}")
+            } else if *other == value {
                 format!("{value} is bound twice: by {home} and by {other_home}")
             } else {
                 format!("{value} and {other} cannot both be bound: one includes the other")

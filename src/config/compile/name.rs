@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::Context;
+use super::{Context, path};
 use crate::config::read::{At, Text};
 
 /// Why a text is no host name.
@@ -16,7 +16,7 @@ pub(super) enum NameError {
     Port,
     #[error("has a wildcard; names are compared whole")]
     Wildcard,
-    #[error("has a character that no host name has: '{}'", .0.escape_default())]
+    #[error("has a character that no host name has: '{}'", path::shown(*.0))]
     Character(char),
     #[error("has an empty part, or one of more than 63 characters")]
     Label,
@@ -43,7 +43,7 @@ pub(super) fn parse(text: &str) -> Result<String, NameError> {
             Some(_) => NameError::Port,
             None => NameError::NotIpv6,
         })?;
-        return address.parse::<Ipv6Addr>().map(|address| address.to_string()).map_err(|_| NameError::NotIpv6);
+        return address.parse::<Ipv6Addr>().map(|address| address.to_string()).map_err(|_not_ipv6| NameError::NotIpv6);
     }
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok(address.to_string());
@@ -78,14 +78,11 @@ pub(super) fn host(key: &str, name: &At<Text>, context: &mut Context<'_>) -> Opt
         Ok(name) => Some(name),
         Err(error) => {
             let problem = context.problems.error(name.span, format!("a name in `{key}` {error}"));
-            match error {
-                NameError::Url | NameError::Port => {
-                    problem.help("write it as in \"orders.local\"; the port of a Host header is not compared");
-                }
-                _ => {
-                    problem.help("write it as in \"orders.local\"");
-                }
-            }
+            problem.help(if matches!(error, NameError::Url | NameError::Port) {
+                "write it as in \"orders.local\"; the port of a Host header is not compared"
+            } else {
+                "write it as in \"orders.local\""
+            });
             None
         }
     }

@@ -28,18 +28,12 @@ impl PathError {
     pub(super) fn help(&self) -> Option<String> {
         match self {
             Self::Character(character) => {
-                let mut bytes = [0; 4];
-                let escaped: String =
-                    character.encode_utf8(&mut bytes).bytes().map(|byte| format!("%{byte:02X}")).collect();
-                Some(format!("write {escaped}"))
+                let escapes: Vec<String> = character.to_string().bytes().map(|byte| format!("%{byte:02X}")).collect();
+                Some(format!("write {}", escapes.concat()))
             }
             Self::BadEscape => Some("write %25 for the percent sign itself".to_owned()),
-            Self::NotAbsolute
-            | Self::Query
-            | Self::Fragment
-            | Self::DotSegment
-            | Self::EmptySegment
-            | Self::EncodedControl => None,
+            Self::NotAbsolute => Some("put \"/\" in front".to_owned()),
+            Self::Query | Self::Fragment | Self::DotSegment | Self::EmptySegment | Self::EncodedControl => None,
         }
     }
 }
@@ -86,7 +80,8 @@ pub(super) fn has_encoded_slash(path: &str) -> bool {
     path.to_ascii_lowercase().contains("%2f")
 }
 
-fn shown(character: char) -> String {
+/// A character as it can stand in a message.
+pub(super) fn shown(character: char) -> String {
     if character.is_control() { character.escape_default().to_string() } else { character.to_string() }
 }
 

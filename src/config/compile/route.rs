@@ -6,6 +6,7 @@ use http::Method;
 
 use super::auth::{Auths, LABEL_HELP, is_label};
 use super::field::{self, AuthFields};
+use super::sigv4::Toward;
 use super::url::{self, Query};
 use super::{Context, name, path, upstream};
 use crate::config::diagnostic::Span;
@@ -134,7 +135,11 @@ fn methods(raw: &At<Vec<At<Text>>>, context: &mut Context<'_>) -> Option<Vec<Met
         let upper = text.value.to_ascii_uppercase();
         if *upper != *text.value {
             let problem = context.problems.error(text.span, format!("the method {} is not in upper case", text.value));
-            problem.help(format!("methods are case-sensitive; write {}", text.value.part(&upper)));
+            if text.value.is_filled_in() {
+                problem.help("methods are case-sensitive");
+            } else {
+                problem.help(format!("methods are case-sensitive; write \"{upper}\""));
+            }
         } else if NEVER.contains(&method) || upper == "TRACK" {
             context.problems.error(text.span, format!("{method} requests are never passed on")).help("take it out");
         } else if methods.contains(&method) {
@@ -186,10 +191,10 @@ impl Rest {
             Some((text, url))
         });
         let transport = upstream::transport(raw, context);
-        let upstream = url.as_ref().and_then(|(_, url)| upstream::resolve(route, url, transport, context));
+        let upstream = upstream::resolve(route, url.as_ref().map(|(_, url)| url), transport, context);
         let dial = upstream.as_ref().map(|upstream| upstream.origin.dial.host.as_str());
         let (scheme, fields) = match &route.auth {
-            Some(auth) => auths.bind(auth, url.as_ref().map(|(text, url)| (*text, url, dial)), context),
+            Some(auth) => auths.bind(auth, url.as_ref().map(|(text, url)| Toward { text, url, dial }), context),
             None => (None, AuthFields::None),
         };
         let request_headers = field::edits(&route.request_headers.value, &fields, context);

@@ -11,7 +11,7 @@ use crate::config::read::{At, Text};
 use crate::route::upstream::region_of;
 use crate::units::format_duration;
 
-/// STS's own limits (API reference of AssumeRole, `DurationSeconds`).
+/// STS's own limits (API reference of `AssumeRole`, `DurationSeconds`).
 const SHORTEST: Duration = Duration::from_mins(15);
 const LONGEST: Duration = Duration::from_hours(12);
 
@@ -22,6 +22,15 @@ pub(super) struct Signing {
     source: AwsSource,
     role: Option<Role>,
     payload: PayloadSigning,
+}
+
+/// A route's upstream.
+#[derive(Clone, Copy)]
+pub(super) struct Toward<'a> {
+    pub(super) text: &'a At<Text>,
+    pub(super) url: &'a Url,
+    /// The host that is dialled.
+    pub(super) dial: Option<&'a str>,
 }
 
 struct Role {
@@ -48,21 +57,15 @@ impl Signing {
         Some(Self { region: optional(region)?, service: service?, source: source?, role: optional(role)?, payload })
     }
 
-    /// What this table means for a route to `url`.
-    pub(super) fn toward(
-        &self,
-        upstream: &At<Text>,
-        url: &Url,
-        dial: Option<&str>,
-        name: &str,
-        context: &mut Context<'_>,
-    ) -> Option<SigV4> {
+    /// What this table means for a route to `upstream`; `name` is the table's.
+    pub(super) fn toward(&self, upstream: &Toward<'_>, name: &str, context: &mut Context<'_>) -> Option<SigV4> {
+        let Toward { text, url, dial } = *upstream;
         // A custom domain says nothing, but the VPC endpoint that is dialled for it does.
         let inferred = region_of(&url.host).or_else(|| dial.and_then(region_of));
         let region = match (&self.region, inferred) {
             (Some(region), Some(inferred)) if region != inferred => {
                 let message = format!("this upstream is in {inferred}, and [auth.{name}] signs for {region}");
-                let problem = context.problems.warning(upstream.span, message);
+                let problem = context.problems.warning(text.span, message);
                 problem.help(format!("leave `region` out of [auth.{name}], and it is read from the upstream's name"));
                 region.clone()
             }
@@ -70,7 +73,7 @@ impl Signing {
             (None, Some(inferred)) => inferred.to_owned(),
             (None, None) => {
                 let message = format!("the region for [auth.{name}] cannot be read from this upstream's name");
-                let problem = context.problems.error(upstream.span, message);
+                let problem = context.problems.error(text.span, message);
                 problem.help(format!("only execute-api names have it; set `region` in [auth.{name}]"));
                 return None;
             }
@@ -173,7 +176,7 @@ fn session_name(name: &str) -> String {
     format!("countersign-{name}").chars().filter(allowed).take(64).collect()
 }
 
-/// STS's patterns: letters, digits and a few more (API reference of AssumeRole).
+/// STS's patterns: letters, digits and a few more (API reference of `AssumeRole`).
 fn matching(
     key: &str,
     text: &At<Text>,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::uri::Scheme;
 
-use super::url::{self, Url, UrlError, UrlScheme};
+use super::url::{self, Url, UrlScheme};
 use super::{Context, name, secret};
 use crate::config::diagnostic::Span;
 use crate::config::raw::{RawRoute, RawRouteEntry, RawUpstream};
@@ -89,21 +89,20 @@ pub(super) fn check_budget(
     }
 }
 
-/// Where a route's requests go; `url` is its `upstream`.
+/// Where a route's requests go; `url` is its `upstream`, and without one the other keys are looked at all the same.
 pub(super) fn resolve(
     route: &RawRoute,
-    url: &Url,
+    url: Option<&Url>,
     transport: Transport,
     context: &mut Context<'_>,
 ) -> Option<Upstream> {
-    let dial = match &route.connect_to {
-        Some(address) => dial(address, url.scheme, context),
-        None => Some(HostPort { host: url.host.clone(), port: url.port.unwrap_or(url.scheme.default_port()) }),
-    };
-    let server_name = match &route.server_name {
-        Some(text) => server_name(text, url.scheme, context),
-        None => Some(url.host.clone()),
-    };
+    let scheme = url.map_or(UrlScheme::Https, |url| url.scheme);
+    let connect_to = route.connect_to.as_ref().map(|address| dial(address, scheme, context));
+    let given_name = route.server_name.as_ref().map(|text| server_name(text, scheme, context));
+    let url = url?;
+    let dial = connect_to
+        .unwrap_or_else(|| Some(HostPort { host: url.host.clone(), port: url.port.unwrap_or(scheme.default_port()) }));
+    let server_name = given_name.unwrap_or_else(|| Some(url.host.clone()));
     let Transport { tls, connect_timeout, tls_timeout, pool_idle_timeout, max_connection_age } = transport;
     let origin = Origin {
         scheme: match url.scheme {
@@ -139,7 +138,9 @@ fn dial(text: &At<Text>, scheme: UrlScheme, context: &mut Context<'_>) -> Option
     };
     match name::parse(host) {
         Ok(host) if scheme == UrlScheme::Http && !is_loopback(&host) => {
-            url::refuse("connect_to", text, &UrlError::PlainText, context);
+            let problem =
+                context.problems.error(text.span, "`connect_to` is not loopback, and this upstream is http://");
+            problem.help("what leaves the machine must be encrypted; write https:// in `upstream`");
             None
         }
         Ok(host) => Some(HostPort { host, port: port.unwrap_or(scheme.default_port()) }),

@@ -41,11 +41,11 @@ pub(super) enum UrlError {
     Userinfo,
     #[error("has no host")]
     NoHost,
-    #[error("has a host that {0}")]
+    #[error("{0}")]
     Host(NameError),
     #[error("has the port \"{0}\", which is not a number from 1 to 65535")]
     Port(String),
-    #[error("has a path that {0}")]
+    #[error("{0}")]
     Path(PathError),
     #[error("has a query")]
     Query,
@@ -156,11 +156,14 @@ pub(super) fn read(key: &str, text: &At<Text>, query: Query, context: &mut Conte
 
 /// Notes `error`. A value from the environment is not quoted, not even in part.
 pub(super) fn refuse(key: &str, text: &At<Text>, error: &UrlError, context: &mut Context<'_>) {
-    let message = match error {
-        UrlError::Scheme(_) | UrlError::Port(_) if text.value.is_filled_in() => {
-            format!("`{key}` has a scheme or port that cannot be used")
-        }
-        _ => format!("`{key}` {error}"),
+    let message = if let UrlError::Host(error) = error {
+        format!("the host in `{key}` {error}")
+    } else if let UrlError::Path(error) = error {
+        format!("the path in `{key}` {error}")
+    } else if text.value.is_filled_in() && matches!(error, UrlError::Scheme(_) | UrlError::Port(_)) {
+        format!("`{key}` has a scheme or port that cannot be used")
+    } else {
+        format!("`{key}` {error}")
     };
     let problem = context.problems.error(text.span, message);
     let help = match error {

@@ -1,0 +1,125 @@
+//! Values with forms of their own: secrets, credentials, log levels.
+
+use super::{CREDENTIALS_KEYS, Literal, RawCredentials, RawFieldValue, RawSecret, RawStatic};
+use crate::config::read::{At, FromToml, Reader, Table, Text, Type, Value};
+use crate::secret::Secret;
+use crate::telemetry::log::Level;
+
+const SECRET_FORMS: &str = "write { env = \"NAME\" } or { file = \"path\" }";
+const CREDENTIALS_FORMS: &str =
+    "write \"default\", { profile = \"NAME\" } or { static = { access_key_id = …, secret_access_key = … } }";
+
+impl FromToml for Level {
+    const TYPE: Type = Type::Text;
+
+    fn read(reader: &mut Reader<'_>, key: &str, value: &Value<'_>) -> Option<Self> {
+        const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+        let text = Text::read(reader, key, value)?;
+        // The parser takes a lone word that is no level for a target, so a misspelt level would log everything.
+        let is_level = |part: &str| {
+            let level = part.rsplit_once('=').map_or(part, |(_, level)| level);
+            LEVELS.contains(&level.trim())
+        };
+        match (text.split(',').find(|part| !is_level(part)), text.parse()) {
+            (None, Ok(level)) => Some(level),
+            (part, _) => {
+                reader.unknown_value(key, value, &text.part(part.unwrap_or_default()), &LEVELS);
+                None
+            }
+        }
+    }
+}
+
+impl FromToml for RawSecret {
+    const TYPE: Type = Type::Secret;
+
+    fn read(reader: &mut Reader<'_>, key: &str, value: &Value<'_>) -> Option<Self> {
+        const KNOWN: [&str; 3] = ["env", "file", "value"];
+        let span = reader.span(value);
+        let Some(entries) = value.get_ref().as_table() else {
+            let message = if value.get_ref().is_str() {
+                format!("`{key}` is a secret, and stands here as plain text")
+            } else {
+                format!("`{key}` must be a table that says where the secret is")
+            };
+            reader.problems.error(span, message).help(SECRET_FORMS);
+            return None;
+        };
+        let mut known = true;
+        for name in entries.keys().filter(|name| !KNOWN.contains(&&**name.get_ref())) {
+            known = false;
+            let problem = reader.problems.error(name.span().into(), format!("unknown key `{}`", name.get_ref()));
+            problem.label(format!("not a way to give the secret `{key}`")).help(SECRET_FORMS);
+        }
+        let mut given = entries.iter().filter(|(name, _)| KNOWN.contains(&&**name.get_ref()));
+        match (given.next(), given.next()) {
+            (Some((name, value)), None) => match name.get_ref().as_ref() {
+                "env" => reader.at(key, value).map(Self::Env),
+                "file" => reader.at(key, value).map(Self::File),
+                _ => {
+                    let text: At<Text> = reader.at(key, value)?;
+                    let filled_in = text.value.is_filled_in();
+                    let secret = Secret::new(text.value.into_string());
+                    let value = if filled_in { Literal::FromEnvironment(secret) } else { Literal::InFile(secret) };
+                    Some(Self::Value(At { value, span: text.span }))
+                }
+            },
+            (Some(_), Some(_)) => {
+                reader.problems.error(span, format!("`{key}` says twice where the secret is")).help("keep one of them");
+                None
+            }
+            (None, _) => {
+                if known {
+                    let message = format!("`{key}` does not say where the secret is");
+                    reader.problems.error(span, message).help(SECRET_FORMS);
+                }
+                None
+            }
+        }
+    }
+}
+
+impl FromToml for RawFieldValue {
+    const TYPE: Type = Type::TextOrSecret;
+
+    fn read(reader: &mut Reader<'_>, key: &str, value: &Value<'_>) -> Option<Self> {
+        if value.get_ref().is_table() {
+            return RawSecret::read(reader, key, value).map(Self::Secret);
+        }
+        if value.get_ref().is_str() {
+            return Text::read(reader, key, value).map(Self::Text);
+        }
+        reader.wrong_type(key, value, "a string or a secret").help(SECRET_FORMS);
+        None
+    }
+}
+
+impl FromToml for RawCredentials {
+    const TYPE: Type = Type::ChoiceOrTable(&["default"], CREDENTIALS_KEYS);
+
+    fn read(reader: &mut Reader<'_>, key: &str, value: &Value<'_>) -> Option<Self> {
+        let span = reader.span(value);
+        if value.get_ref().as_str() == Some("default") {
+            return Some(Self::Default);
+        }
+        let Some(entries) = value.get_ref().as_table() else {
+            reader.problems.error(span, format!("this is not a value of `{key}`")).help(CREDENTIALS_FORMS);
+            return None;
+        };
+        reader.refuse_unknown(&Table { name: key, span, entries }, &[CREDENTIALS_KEYS]);
+        match (entries.get("profile"), entries.get("static")) {
+            (Some(profile), None) => reader.at("profile", profile).map(Self::Profile),
+            (None, Some(keys)) => RawStatic::read(reader, "static", keys).map(Self::Static),
+            (Some(_), Some(_)) => {
+                let message = format!("`{key}` has both `profile` and `static`");
+                reader.problems.error(span, message).help("keep one of them");
+                None
+            }
+            (None, None) => {
+                let message = format!("`{key}` does not say where the credentials come from");
+                reader.problems.error(span, message).help(CREDENTIALS_FORMS).absence();
+                None
+            }
+        }
+    }
+}
