@@ -3,6 +3,7 @@
 //! Starts stand-ins of a Cognito token endpoint, an STS and two API Gateways (TLS, with a CA made at start) that verify
 //! tokens and signatures with code of their own, puts the real proxy in front, makes one call through each route and
 //! shows the curl lines to try. `--once` ends after the calls.
+#![expect(clippy::print_stdout, clippy::disallowed_methods, reason = "a program for people, with a task of its own")]
 
 use std::error::Error;
 use std::net::SocketAddr;
@@ -40,7 +41,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let sidecar = Sidecar::bind(compiled, Clock::system()).await?;
     std::fs::remove_dir_all(&folder)?;
     let addresses = sidecar.addresses();
-    let proxy = addresses.proxy[0];
+    let proxy = *addresses.proxy.first().ok_or("no listener")?;
 
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let running = tokio::spawn(sidecar.run(
@@ -99,7 +100,7 @@ impl World {
             id: "demo-client".into(),
             secret: "demo-client-secret".into(),
             scopes: vec!["orders/read".into()],
-            token_lifetime: Duration::from_secs(3600),
+            token_lifetime: Duration::from_hours(1),
         }])
         .await;
         let keys = AccessKeys::new();
@@ -117,7 +118,7 @@ impl World {
                 arn: ROLE.into(),
                 external_id: Some("orders-team".into()),
                 trusted: vec!["AKIDDEMO".into()],
-                lifetime: Duration::from_secs(3600),
+                lifetime: Duration::from_hours(1),
             }],
         )
         .await;
@@ -219,5 +220,5 @@ fn pretty(body: &str) -> String {
 }
 
 fn indented(text: &str) -> String {
-    text.lines().map(|line| format!("  {line}\n")).collect()
+    text.lines().flat_map(|line| ["  ", line, "\n"]).collect()
 }

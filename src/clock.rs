@@ -54,7 +54,7 @@ impl fmt::Debug for Clock {
 }
 
 /// The longest life that is believed: beyond it the sum of `now` and the life could overflow.
-const LONGEST_LIFE: Duration = Duration::from_secs(366 * 86_400);
+const LONGEST_LIFE: Duration = Duration::from_hours(366 * 24);
 
 impl Expiry {
     /// Ends `life` after `now`; a life of over a year is cut to one.

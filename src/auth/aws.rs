@@ -71,7 +71,7 @@ impl ProviderSource {
         match source {
             AwsSource::Default => {
                 let chain = DefaultCredentialsChain::builder().configure(config());
-                Self::sdk(CHAIN, chain.region(Region::new(region.to_owned())).build().await)
+                Self::sdk(CHAIN, Box::pin(chain.region(Region::new(region.to_owned())).build()).await)
             }
             AwsSource::Environment => Self::sdk("the environment", EnvironmentVariableCredentialsProvider::new()),
             AwsSource::Container => {
@@ -120,7 +120,7 @@ impl ProviderSource {
         if let Some(id) = &role.external_id {
             builder = builder.external_id(id);
         }
-        let provider = builder.build_from_provider(Base(base)).await;
+        let provider = Box::pin(builder.build_from_provider(Base(base))).await;
         Self::sdk(&format!("role {}", role.arn), provider)
     }
 
@@ -130,7 +130,9 @@ impl ProviderSource {
 
     async fn credentials(&self) -> Result<Credentials, FetchError> {
         match &self.provider {
-            Provider::Sdk(provider) => provider.provide_credentials().await.map_err(|error| explain(&self.name, error)),
+            Provider::Sdk(provider) => {
+                Box::pin(provider.provide_credentials()).await.map_err(|error| explain(&self.name, error))
+            }
             Provider::Static { access_key_id, secret_access_key, session_token } => {
                 let read = |source: &SecretSource| source.read().map(|secret| secret.expose().to_owned());
                 let keys = || -> Result<Credentials, SecretError> {
@@ -185,6 +187,7 @@ fn provider_config(region: &str, control: &Control) -> ProviderConfig {
 }
 
 /// Says whose fault it is. STS refusals are told from its outages, because the first need a person.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the enum is open: the SDK may add kinds")]
 fn explain(name: &str, error: CredentialsError) -> FetchError {
     if let Some(refusal) = sts_refusal(&error) {
         return refusal(name);
@@ -194,6 +197,7 @@ fn explain(name: &str, error: CredentialsError) -> FetchError {
             return FetchError::NoSource { from: name.to_owned(), source: error };
         }
         CredentialsError::InvalidConfiguration(_) => Permanence::Permanent,
+        // Outages, and kinds of failure that the SDK may yet invent.
         _ => Permanence::Passing,
     };
     FetchError::Aws { from: name.to_owned(), permanence, source: error }

@@ -82,9 +82,13 @@ impl Control {
         if let Some(authorization) = authorization {
             request = request.header(http::header::AUTHORIZATION, authorization);
         }
-        let failed = |source: reqwest::Error| match source.is_timeout() {
-            true => FetchError::TimedOut { endpoint: url.to_owned(), limit: CALL_LIMIT },
-            false => FetchError::Unreachable { endpoint: url.to_owned(), source: source.without_url() },
+        let endpoint = || without_query(url);
+        let failed = |source: reqwest::Error| {
+            if source.is_timeout() {
+                FetchError::TimedOut { endpoint: endpoint(), limit: CALL_LIMIT }
+            } else {
+                FetchError::Unreachable { endpoint: endpoint(), source: source.without_url() }
+            }
         };
         let mut response = request.send().await.map_err(failed)?;
         let status = response.status();
@@ -97,12 +101,17 @@ impl Control {
         while let Some(chunk) = response.chunk().await.map_err(failed)? {
             if body.len() + chunk.len() > LARGEST_ANSWER {
                 let problem = format!("it is larger than {LARGEST_ANSWER} bytes");
-                return Err(FetchError::Malformed { endpoint: url.to_owned(), problem });
+                return Err(FetchError::Malformed { endpoint: endpoint(), problem });
             }
             body.extend_from_slice(&chunk);
         }
         Ok(Answer { status, retry_after, body })
     }
+}
+
+/// A URL as it may be shown: a token endpoint's query can carry a secret.
+pub(super) fn without_query(url: &str) -> String {
+    url.split('?').next().unwrap_or_default().to_owned()
 }
 
 /// `aws-config` calls metadata endpoints and STS through this, and so through the same client as everything else: the

@@ -13,7 +13,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::control::{Answer, Control};
+use super::control::{Answer, Control, without_query};
 use super::error::FetchError;
 use super::refreshing::{Fetched, Source, WhenExpired};
 use super::spec::{ClientAuth, ClientCredentials};
@@ -83,7 +83,7 @@ impl ClientCredentialsSource {
     }
 
     fn judge(&self, answer: &Answer, now: Moment) -> Result<Fetched<Secret>, FetchError> {
-        let endpoint = || self.client.token_url.clone();
+        let endpoint = || without_query(&self.client.token_url);
         if answer.status != StatusCode::OK {
             return Err(self.refusal(answer));
         }
@@ -117,7 +117,7 @@ impl ClientCredentialsSource {
     }
 
     fn refusal(&self, answer: &Answer) -> FetchError {
-        let endpoint = self.client.token_url.clone();
+        let endpoint = without_query(&self.client.token_url);
         let status = answer.status;
         let said: Option<ErrorAnswer> = serde_json::from_slice(&answer.body).ok();
         let throttled = status == StatusCode::TOO_MANY_REQUESTS
@@ -144,7 +144,7 @@ impl ClientCredentialsSource {
             self.client.scopes.iter().map(String::as_str).filter(|asked| !granted.contains(asked)).collect();
         if !missing.is_empty() {
             tracing::warn!(
-                token_url = %self.client.token_url, client_id = %self.client.client_id, missing = %missing.join(" "),
+                token_url = without_query(&self.client.token_url), client_id = %self.client.client_id, missing = %missing.join(" "),
                 "the token lacks scopes that were asked for; is the resource server defined and the scope enabled for this client?"
             );
         }

@@ -31,6 +31,9 @@ pub struct Scope {
 /// # Errors
 /// [`AuthError::Unsignable`] for an `x-amz-*` field that is not plain text; [`AuthError::Signing`] when the signer
 /// refuses, which the request-target rules rule out.
+///
+/// # Panics
+/// Never: all that the signer's parameters need is given here.
 pub fn authorize(
     request: &Unsigned<'_>,
     identity: &Identity,

@@ -6,6 +6,7 @@
 mod healthcheck;
 mod source;
 
+use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -46,8 +47,8 @@ enum Command {
 
 #[derive(Args, Debug)]
 struct ConfigFile {
-    /// The config file [default: $COUNTERSIGN_CONFIG, ./countersign.toml, /etc/countersign/config.toml; or the text in
-    /// $COUNTERSIGN_CONFIG_TOML]
+    /// The config file [default: `$COUNTERSIGN_CONFIG`, ./countersign.toml, /etc/countersign/config.toml; or the text
+    /// in `$COUNTERSIGN_CONFIG_TOML`]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -143,7 +144,8 @@ fn run(compiled: Compiled) -> ExitCode {
     };
     let ended = runtime.block_on(async {
         let (stop, hurry) = source::signals()?;
-        let sidecar = Sidecar::bind(compiled, Clock::system()).await.map_err(|error| Chain(&error).to_string())?;
+        let sidecar =
+            Box::pin(Sidecar::bind(compiled, Clock::system())).await.map_err(|error| Chain(&error).to_string())?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "started");
         Ok::<Ended, String>(sidecar.run(stop, hurry).await)
     });
@@ -163,8 +165,9 @@ fn runtime() -> io::Result<tokio::runtime::Runtime> {
 
 fn check(compiled: &Compiled, online: bool) -> ExitCode {
     let mut text = String::new();
+    // Writing to a String cannot go wrong.
     for warning in &compiled.warnings {
-        text.push_str(&format!("{warning}\n"));
+        let _infallible = writeln!(text, "{warning}");
     }
     for route in &compiled.routes {
         let origin = &route.upstream.origin;
@@ -172,24 +175,23 @@ fn check(compiled: &Compiled, online: bool) -> ExitCode {
         let auth = spec.map_or("none", |spec| &spec.name);
         let host = route.host.as_deref().unwrap_or("*");
         let listen = route.listen.map_or_else(|| "main".to_owned(), |address| address.to_string());
-        let base = &route.upstream.base_path;
-        text.push_str(&format!(
-            "route {}: {listen} {host}{} -> {}://{}{base}, auth {auth}\n",
-            route.name, route.path, origin.scheme, origin.authority
-        ));
+        let (name, path, base) = (&route.name, &route.path, &route.upstream.base_path);
+        let (scheme, authority) = (&origin.scheme, &origin.authority);
+        let _infallible =
+            writeln!(text, "route {name}: {listen} {host}{path} -> {scheme}://{authority}{base}, auth {auth}");
     }
-    text.push_str(&format!("ok: {} routes\n", compiled.routes.len()));
+    let _infallible = writeln!(text, "ok: {} routes", compiled.routes.len());
     if !online {
         return say(&text, ExitCode::SUCCESS);
     }
     let clock = Clock::system();
-    let statuses = match runtime().map(|runtime| runtime.block_on(try_credentials(compiled, &clock))) {
+    let statuses = match runtime().map(|runtime| runtime.block_on(Box::pin(try_credentials(compiled, &clock)))) {
         Ok(Ok(statuses)) => statuses,
         Ok(Err(error)) => return complain(&Chain(&error), FAILED),
         Err(error) => return complain(&format!("starting the runtime: {error}"), FAILED),
     };
     for status in &statuses {
-        text.push_str(&format!("{}\n", status.describe(clock.now().wall)));
+        let _infallible = writeln!(text, "{}", status.describe(clock.now().wall));
     }
     let all = statuses.iter().all(|status| status.usable);
     say(&text, if all { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })

@@ -24,7 +24,7 @@ pub(super) enum SourceError {
     },
 }
 
-/// The process's environment. Variables that are not UTF-8 are left out: no config can name them.
+/// The process's environment, read nowhere else. Variables that are not UTF-8 are left out: no config can name them.
 #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
 pub(super) fn environment() -> Environment {
     Environment::new(

@@ -279,6 +279,10 @@ pub(super) enum RawFieldValue {
 #[derive(Clone)]
 pub(super) enum RawCredentials {
     Default,
+    Environment,
+    Container,
+    Instance,
+    WebIdentity,
     Profile(At<Text>),
     Static(RawStatic),
 }

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use http::uri::PathAndQuery;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-/// Everything but RFC 3986's unreserved characters: what SigV4 encodes in a query (aws.md A2).
+/// Everything but RFC 3986's unreserved characters: what `SigV4` encodes in a query (aws.md A2).
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Why a target is refused. The texts go to the caller, so they name the rule and never quote the target.

@@ -257,7 +257,9 @@ impl ProxyError {
     /// Its code, and with it status, label and fault.
     pub fn code(&self) -> Code {
         match self {
-            Self::Target(_) | Self::BadHost(_) => Code::BadRequest,
+            Self::Target(_) | Self::BadHost(_) | Self::Auth(AuthError::Unsignable(_) | AuthError::Signing(_)) => {
+                Code::BadRequest
+            }
             Self::HostNotAllowed(_) | Self::WebPage(_) => Code::CallerRefused,
             Self::Loop => Code::Loop,
             Self::NoRoute { .. } => Code::NoRoute,
@@ -266,7 +268,6 @@ impl ProxyError {
             Self::Body(error) => body_code(error),
             Self::Overloaded { .. } => Code::Overloaded,
             Self::Auth(AuthError::Unavailable { .. }) => Code::CredentialUnavailable,
-            Self::Auth(AuthError::Unsignable(_) | AuthError::Signing(_)) => Code::BadRequest,
             Self::Upstream(error) => upstream_code(error),
         }
     }
@@ -297,11 +298,10 @@ impl ProxyError {
 
     /// When to come back, for a 503.
     pub fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::Auth(AuthError::Unavailable { retry_after, .. }) => Some(*retry_after),
-            _ if self.code() == Code::Overloaded => Some(Duration::from_secs(1)),
-            _ => None,
+        if let Self::Auth(AuthError::Unavailable { retry_after, .. }) = self {
+            return Some(*retry_after);
         }
+        (self.code() == Code::Overloaded).then_some(Duration::from_secs(1))
     }
 }
 

@@ -26,7 +26,7 @@ const VIA: HeaderValue = HeaderValue::from_static("1.1 countersign");
 /// A request on its way out, not yet authorised: nothing can send it.
 #[derive(Debug)]
 pub struct Outbound {
-    origin: Origin,
+    origin: Arc<Origin>,
     method: Method,
     path_and_query: PathAndQuery,
     headers: HeaderMap,
@@ -69,7 +69,7 @@ pub async fn toward(
         // A method that means to send something says that it is nothing (RFC 9110 8.6); hyper leaves it out.
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(0));
     }
-    let origin = route.upstream.origin.clone();
+    let origin = Arc::clone(&route.upstream.origin);
     Ok(Outbound { origin, method, path_and_query, headers, body, payload, upload })
 }
 
@@ -116,7 +116,7 @@ pub(super) fn outgoing_fields(
     for name in &route.request_headers.remove {
         headers.remove(name);
     }
-    fields::strip_twins(headers, route.request_headers.set.iter().map(|(name, _)| name));
+    fields::strip_twins(headers, |name| route.request_headers.set.iter().any(|(ours, _)| ours == name));
     for (name, value) in &route.request_headers.set {
         headers.insert(name, value.clone());
     }
@@ -147,7 +147,7 @@ impl Outbound {
             self.headers.insert(&name, value);
             granted.push(name);
         }
-        fields::strip_twins(&mut self.headers, &granted);
+        fields::strip_twins(&mut self.headers, |name| granted.iter().any(|ours| ours == name));
         Sealed { outbound: self, granted }
     }
 }
@@ -167,7 +167,7 @@ impl Sealed {
     pub(super) fn again(&self) -> Option<Outbound> {
         let Outbound { origin, method, path_and_query, headers, body, payload, upload } = &self.outbound;
         let again = Outbound {
-            origin: origin.clone(),
+            origin: Arc::clone(origin),
             method: method.clone(),
             path_and_query: path_and_query.clone(),
             headers: headers.clone(),
@@ -210,7 +210,7 @@ impl Sealed {
 /// What a written request leaves behind.
 #[derive(Debug)]
 pub(super) struct Envelope {
-    origin: Origin,
+    origin: Arc<Origin>,
     path_and_query: PathAndQuery,
     payload: Option<Sha256Hex>,
     upload: Arc<Upload>,

@@ -124,7 +124,7 @@ mod tests {
             host: host.map(ToOwned::to_owned),
             path: path.to_owned(),
             methods,
-            upstream: Upstream { origin, base_path: String::new() },
+            upstream: Upstream { origin: origin.into(), base_path: String::new() },
             strip_path: false,
             scheme: None,
             request_headers: HeaderEdits::default(),

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::uri::{Authority, Scheme};
@@ -14,8 +15,8 @@ use crate::tls::ClientSettings;
 /// An upstream URL, taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
-    /// What is dialled.
-    pub origin: Origin,
+    /// What is dialled. Shared, so that a request holds on to it for little.
+    pub origin: Arc<Origin>,
     /// Put before the request's path: empty, or `/prod` or `/a/b`, never with a slash at the end.
     pub base_path: String,
 }

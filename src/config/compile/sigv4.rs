@@ -133,6 +133,10 @@ fn service(text: &At<Text>, context: &mut Context<'_>) -> Option<String> {
 fn credentials(raw: &RawCredentials, context: &mut Context<'_>) -> Option<AwsSource> {
     match raw {
         RawCredentials::Default => Some(AwsSource::Default),
+        RawCredentials::Environment => Some(AwsSource::Environment),
+        RawCredentials::Container => Some(AwsSource::Container),
+        RawCredentials::Instance => Some(AwsSource::Instance),
+        RawCredentials::WebIdentity => Some(AwsSource::WebIdentity),
         RawCredentials::Profile(name) => filled("profile", name, context).map(AwsSource::Profile),
         RawCredentials::Static(RawStatic { access_key_id, secret_access_key, session_token }) => {
             let mut find =

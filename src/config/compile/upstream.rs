@@ -119,7 +119,7 @@ pub(super) fn resolve(
         pool_idle_timeout,
         max_connection_age,
     };
-    Some(Upstream { origin, base_path: url.path.clone() })
+    Some(Upstream { origin: origin.into(), base_path: url.path.clone() })
 }
 
 fn dial(text: &At<Text>, scheme: UrlScheme, context: &mut Context<'_>) -> Option<HostPort> {

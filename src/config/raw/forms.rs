@@ -6,8 +6,7 @@ use crate::secret::Secret;
 use crate::telemetry::log::Level;
 
 const SECRET_FORMS: &str = "write { env = \"NAME\" } or { file = \"path\" }";
-const CREDENTIALS_FORMS: &str =
-    "write \"default\", { profile = \"NAME\" } or { static = { access_key_id = …, secret_access_key = … } }";
+const CREDENTIALS_FORMS: &str = "write \"default\", \"environment\", \"container\", \"instance\", \"web-identity\", { profile = \"NAME\" } or { static = { access_key_id = …, secret_access_key = … } }";
 
 impl FromToml for Level {
     const TYPE: Type = Type::Text;
@@ -99,8 +98,13 @@ impl FromToml for RawCredentials {
 
     fn read(reader: &mut Reader<'_>, key: &str, value: &Value<'_>) -> Option<Self> {
         let span = reader.span(value);
-        if value.get_ref().as_str() == Some("default") {
-            return Some(Self::Default);
+        match value.get_ref().as_str() {
+            Some("default") => return Some(Self::Default),
+            Some("environment") => return Some(Self::Environment),
+            Some("container") => return Some(Self::Container),
+            Some("instance") => return Some(Self::Instance),
+            Some("web-identity") => return Some(Self::WebIdentity),
+            Some(_) | None => {}
         }
         let Some(entries) = value.get_ref().as_table() else {
             reader.problems.error(span, format!("this is not a value of `{key}`")).help(CREDENTIALS_FORMS);

@@ -48,8 +48,8 @@ impl Driver {
 }
 
 impl H1 {
-    pub(super) fn new((sender, driver): (H1Sender, H1Driver), until: Instant) -> Self {
-        Self { sender, driver: Driver::Inline(Box::new(driver)), used: false, until }
+    pub(super) fn new(sender: H1Sender, driver: Box<H1Driver>, until: Instant) -> Self {
+        Self { sender, driver: Driver::Inline(driver), used: false, until }
     }
 
     pub(super) fn is_reused(&self) -> bool {
@@ -83,17 +83,14 @@ impl H1 {
             }
             answer.as_mut().poll(cx).map(Some)
         });
-        let outcome = match first.await {
-            Some(outcome) => outcome,
-            None => {
-                // The connection is over and nobody answers: a request that still lies in the channel to it would wait
-                // for ever. Without the sender the channel ends and hands it back (deps.md 4.1).
-                drop(sender);
-                return match answer.await {
-                    Ok(response) => Ok(response.map(UpstreamBody::shared)),
-                    Err(failed) => Err(undelivered(failed, reused)),
-                };
-            }
+        let Some(outcome) = first.await else {
+            // The connection is over and nobody answers: a request that still lies in the channel to it would wait for
+            // ever. Without the sender the channel ends and hands it back (deps.md 4.1).
+            drop(sender);
+            return match answer.await {
+                Ok(response) => Ok(response.map(UpstreamBody::shared)),
+                Err(failed) => Err(undelivered(failed, reused)),
+            };
         };
         match outcome {
             Ok(response) => {

@@ -37,7 +37,7 @@ pub(super) type H1Sender = http1::SendRequest<OutboundBody>;
 pub(super) type H1Driver = http1::Connection<TokioIo<Stream>, OutboundBody>;
 
 pub(super) enum Established {
-    Http1((H1Sender, H1Driver)),
+    Http1(H1Sender, Box<H1Driver>),
     Http2(http2::SendRequest<OutboundBody>),
 }
 
@@ -110,7 +110,7 @@ impl Dialer {
             .max_buf_size(LARGEST_RESPONSE_HEAD)
             .handshake(TokioIo::new(stream))
             .await
-            .map(Established::Http1)
+            .map(|(sender, driver)| Established::Http1(sender, Box::new(driver)))
             .map_err(UpstreamError::Http)
     }
 

@@ -233,7 +233,8 @@ impl Connections {
     pub async fn checkout(self: &Arc<Self>, reuse: Reuse) -> Result<Checkout, UpstreamError> {
         let ready = match self.take_kept(reuse) {
             Some(ready) => ready,
-            None => self.dial(reuse).await?,
+            // Rare and large: on the heap, so that the requests that find a connection stay small.
+            None => Box::pin(self.dial(reuse)).await?,
         };
         Ok(Checkout { ready, home: Arc::clone(self) })
     }
@@ -288,9 +289,9 @@ impl Connections {
     async fn establish(&self) -> Result<Ready, UpstreamError> {
         let until = Instant::now() + jittered(self.origin().max_connection_age);
         match self.dialer.establish().await? {
-            Established::Http1(connection) => {
+            Established::Http1(sender, driver) => {
                 lock(&self.kept).speaks = Speaks::Http1;
-                Ok(Ready::Http1(H1::new(connection, until)))
+                Ok(Ready::Http1(H1::new(sender, driver, until)))
             }
             Established::Http2(sender) => {
                 let mut kept = lock(&self.kept);
