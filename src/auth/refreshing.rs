@@ -21,7 +21,9 @@ use crate::tasks::Tasks;
 
 /// How long a request waits for a credential (security.md 3.1).
 const CREDENTIAL_WAIT: Duration = Duration::from_secs(5);
-/// Below this much life a caller waits for a fresh one: it must still be valid when the upstream reads it.
+/// Below this much life a caller waits for a fresh one: it must still be valid when the upstream reads it. Of a life that
+/// is itself short it is a fifth, which begins where the refresh is under way already; with 5 s of a life of 5 s every
+/// caller would wait and every answer would be asked for anew.
 const NEAR_END: Duration = Duration::from_secs(5);
 /// One try: three of an AWS source's own, of 2 s connect and 5 s read at most.
 const FETCH_LIMIT: Duration = Duration::from_secs(15);
@@ -31,7 +33,7 @@ const PERMANENT_HOLD_OFF: Duration = Duration::from_secs(60);
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(60);
 /// Longest pause while requests are failing, so that the end of an outage is noticed within 5 s (T76).
 const LONGEST_BACK_OFF_WITHOUT: Duration = Duration::from_secs(5);
-/// No try comes sooner than this after a failure.
+/// No try comes sooner than this after another, however it ended: a source may give lives of milliseconds.
 const SHORTEST_BACK_OFF: Duration = Duration::from_secs(1);
 /// A Retry-After beyond this is not believed.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(600);
@@ -131,7 +133,12 @@ struct Held<V> {
     lease: Lease<V>,
     expiry: Option<Expiry>,
     fetched_at: Instant,
-    refresh_at: Option<Instant>,
+    /// It is fetched again when this much is left, by either clock.
+    reserve: Duration,
+    /// Callers wait for a fresh one when this much is left.
+    near_end: Duration,
+    /// It is fetched again at this time at the latest: the upstream refused it.
+    forced: Option<Instant>,
 }
 
 #[derive(Clone)]
@@ -168,7 +175,7 @@ impl<S: Source> Refreshing<S> {
     pub async fn get(&self) -> Result<Lease<S::Value>, Unavailable> {
         let now = self.clock.now();
         if let Some(held) = &self.state.load().held
-            && held.left(now).is_none_or(|left| left > NEAR_END)
+            && !held.is_near_end(now)
         {
             return Ok(held.lease.clone());
         }
@@ -183,7 +190,7 @@ impl<S: Source> Refreshing<S> {
                 if held.lease.generation == generation {
                     let soonest = held.fetched_at + FORCED_REFRESH_FLOOR;
                     let forced = soonest.max(now.monotonic);
-                    held.refresh_at = Some(held.refresh_at.map_or(forced, |planned| planned.min(forced)));
+                    held.forced = Some(held.forced.map_or(forced, |earlier| earlier.min(forced)));
                 }
                 held
             });
@@ -223,7 +230,7 @@ impl<S: Source> Refreshing<S> {
             let state = self.state.load_full();
             let held = state.held.as_ref().filter(|held| held.may_be_used::<S>(now));
             if let Some(held) = held
-                && held.left(now).is_none_or(|left| left > NEAR_END)
+                && !held.is_near_end(now)
             {
                 return Ok(held.lease.clone());
             }
@@ -287,19 +294,20 @@ impl<S: Source> Refreshing<S> {
     }
 
     fn accept(&self, fetched: Fetched<S::Value>, generation: u64, now: Moment) {
-        let refresh_at = fetched.expiry.map(|expiry| now.monotonic + expiry.left(now).mul_f64(refresh_point()));
+        let life = fetched.expiry.map(|expiry| expiry.left(now));
         let recovered = self.state.load().failure.is_some();
         self.state.store(Arc::new(State {
             held: Some(Held {
                 lease: Lease { value: fetched.value, generation },
                 expiry: fetched.expiry,
                 fetched_at: now.monotonic,
-                refresh_at,
+                reserve: life.unwrap_or_default().mul_f64(1.0 - refresh_point()),
+                near_end: NEAR_END.min(life.unwrap_or_default() / 5),
+                forced: None,
             }),
             failure: None,
         }));
         self.fetched.fetch_add(1, Ordering::Relaxed);
-        let life = fetched.expiry.map(|expiry| expiry.left(now));
         if recovered || generation == 1 {
             tracing::info!(credential = %self.name, ?life, "credential obtained");
         } else {
@@ -338,8 +346,7 @@ impl<V> State<V> {
     fn due(&self, now: Moment) -> Option<Instant> {
         let wanted = match &self.held {
             None => now.monotonic,
-            Some(held) if held.left(now).is_some_and(|left| left <= NEAR_END) => now.monotonic,
-            Some(held) => held.refresh_at?,
+            Some(held) => held.refresh_at(now)?,
         };
         Some(self.failure.as_ref().map_or(wanted, |failure| wanted.max(failure.retry_at)))
     }
@@ -348,6 +355,17 @@ impl<V> State<V> {
 impl<V> Held<V> {
     fn left(&self, now: Moment) -> Option<Duration> {
         self.expiry.map(|expiry| expiry.left(now))
+    }
+
+    fn is_near_end(&self, now: Moment) -> bool {
+        self.left(now).is_some_and(|left| left <= self.near_end)
+    }
+
+    /// When a fresh one is wanted, as the clocks stand now: a wall clock that jumps brings it nearer.
+    fn refresh_at(&self, now: Moment) -> Option<Instant> {
+        let planned = self.left(now).map(|left| now.monotonic + left.saturating_sub(self.reserve));
+        let wanted = planned.into_iter().chain(self.forced).min()?;
+        Some(wanted.max(self.fetched_at + SHORTEST_BACK_OFF))
     }
 
     fn may_be_used<S: Source>(&self, now: Moment) -> bool {
