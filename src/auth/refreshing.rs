@@ -234,19 +234,27 @@ impl<S: Source> Refreshing<S> {
             {
                 return Ok(held.lease.clone());
             }
-            let holding_off = state.failure.as_ref().filter(|failure| failure.retry_at > now.monotonic);
-            let give_up = holding_off.is_some() || {
+            let holding_off = state.failure.as_ref().is_some_and(|failure| failure.retry_at > now.monotonic);
+            if !holding_off {
                 self.demand.notify_one();
-                timeout_at(deadline, tries.changed()).await.is_err()
-            };
-            if give_up {
-                let failure = state.failure.as_ref();
-                return held.map(|held| held.lease.clone()).ok_or_else(|| Unavailable {
-                    cause: failure.map(|failure| Arc::clone(&failure.cause)),
-                    retry_after: failure
-                        .map_or(SHORTEST_BACK_OFF, |failure| failure.retry_at.saturating_duration_since(now.monotonic)),
-                });
+                // One that still lives is lent while half of what is left of it is there, and not after its end.
+                let left = held.and_then(|held| held.left(now)).filter(|left| !left.is_zero());
+                let patience = left.map_or(deadline, |left| deadline.min(now.monotonic + left / 2));
+                if timeout_at(patience, tries.changed()).await.is_ok() {
+                    continue;
+                }
             }
+            let now = self.clock.now();
+            let held = held.filter(|held| held.may_be_used::<S>(now));
+            let failure = state.failure.as_ref();
+            return held.map(|held| held.lease.clone()).ok_or_else(|| Unavailable {
+                cause: failure.map(|failure| Arc::clone(&failure.cause)),
+                retry_after: failure
+                    .map(|failure| failure.retry_at.saturating_duration_since(now.monotonic))
+                    .unwrap_or_default()
+                    // A try is under way: a caller that came back at once would only wait for it again.
+                    .max(SHORTEST_BACK_OFF),
+            });
         }
     }
 
