@@ -7,8 +7,8 @@
 
 use std::fmt;
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -115,8 +115,8 @@ pub struct Refreshing<S: Source> {
     source: S,
     clock: Clock,
     state: ArcSwap<State<S::Value>>,
-    /// Wakes the task.
-    demand: Notify,
+    /// Wakes the task, which holds no other part of this between fetches.
+    demand: Arc<Notify>,
     /// Counts tries that have ended; wakes those who wait.
     tries: watch::Sender<u64>,
     fetched: AtomicU64,
@@ -149,19 +149,19 @@ struct Failure {
 }
 
 impl<S: Source> Refreshing<S> {
-    /// Starts the task that keeps the credential fresh; the first fetch begins at once.
+    /// Starts the task that keeps the credential fresh; the first fetch begins at once. Dropping the last handle ends it.
     pub fn start(name: Arc<str>, source: S, clock: Clock, tasks: &Tasks) -> Arc<Self> {
         let credential = Arc::new(Self {
             name,
             source,
             clock,
             state: ArcSwap::from_pointee(State { held: None, failure: None }),
-            demand: Notify::new(),
+            demand: Arc::default(),
             tries: watch::Sender::new(0),
             fetched: AtomicU64::new(0),
             failed: AtomicU64::new(0),
         });
-        tasks.spawn("credential", Arc::clone(&credential).keep_fresh());
+        tasks.spawn("credential", Self::keep_fresh(Arc::downgrade(&credential), Arc::clone(&credential.demand)));
         credential
     }
 
@@ -216,7 +216,7 @@ impl<S: Source> Refreshing<S> {
         }
     }
 
-    /// Returns once the next try has ended, or the first if there was none.
+    /// Returns once a first try has ended, well or not.
     pub async fn tried(&self) {
         let mut tries = self.tries.subscribe();
         // The sender lives as long as `self`.
@@ -258,21 +258,23 @@ impl<S: Source> Refreshing<S> {
         }
     }
 
-    async fn keep_fresh(self: Arc<Self>) {
+    async fn keep_fresh(credential: Weak<Self>, demand: Arc<Notify>) {
         let mut generation = 0;
-        loop {
-            let due = self.state.load().due(self.clock.now());
+        while let Some(credential) = credential.upgrade() {
+            let due = credential.state.load().due(credential.clock.now());
             match due {
                 Some(at) if at <= Instant::now() => {
                     generation += 1;
-                    self.refresh(generation).await;
+                    credential.refresh(generation).await;
                 }
                 due => {
                     let wall_check = Instant::now() + WALL_CHECK;
                     let wake = due.map_or(wall_check, |due| due.min(wall_check));
+                    // Whoever drops the last handle meanwhile wakes this task for its end.
+                    drop(credential);
                     tokio::select! {
                         () = sleep_until(wake) => {}
-                        () = self.demand.notified() => {}
+                        () = demand.notified() => {}
                     }
                 }
             }
@@ -340,6 +342,12 @@ impl<S: Source> Refreshing<S> {
         let failure = Failure { cause, retry_at: now.monotonic + pause, in_a_row };
         self.state.store(Arc::new(State { held: old.held.clone(), failure: Some(failure) }));
         self.failed.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl<S: Source> Drop for Refreshing<S> {
+    fn drop(&mut self) {
+        self.demand.notify_one();
     }
 }
 
