@@ -328,14 +328,17 @@ impl<S: Source> Refreshing<S> {
     fn hold_off(&self, error: FetchError, now: Moment) {
         let old = self.state.load_full();
         let in_a_row = old.failure.as_ref().map_or(0, |failure| failure.in_a_row) + 1;
-        let left = old.held.as_ref().and_then(|held| held.left(now)).filter(|left| !left.is_zero());
-        let pause = back_off(&error, in_a_row, left);
-        let still = old.held.as_ref().is_some_and(|held| held.may_be_used::<S>(now));
+        let longest = match old.held.as_ref().map(|held| held.left(now)) {
+            Some(None) => LONGEST_BACK_OFF,
+            Some(Some(left)) if !left.is_zero() => LONGEST_BACK_OFF.min(left / 4),
+            Some(Some(_)) | None => LONGEST_BACK_OFF_WITHOUT,
+        };
+        let pause = back_off(&error, in_a_row, longest);
         let cause = Arc::new(error);
         let chain = Chain(&*cause);
-        if still {
-            let until = left.unwrap_or_default();
-            tracing::warn!(credential = %self.name, error = %chain, still_valid_for = ?until, next_try_in = ?pause, "credential not refreshed");
+        if let Some(old) = old.held.as_ref().filter(|held| held.may_be_used::<S>(now)) {
+            let left = old.left(now);
+            tracing::warn!(credential = %self.name, error = %chain, still_valid_for = ?left, next_try_in = ?pause, "credential not refreshed");
         } else {
             tracing::error!(credential = %self.name, error = %chain, next_try_in = ?pause, "no credential");
         }
@@ -416,13 +419,12 @@ fn refresh_point() -> f64 {
     0.65 + 0.15 * fastrand::f64()
 }
 
-/// How long nobody asks again: full jitter over a doubling range, capped by what is left of the old credential.
-fn back_off(error: &FetchError, in_a_row: u32, left: Option<Duration>) -> Duration {
+/// How long nobody asks again: full jitter over a doubling range, up to `longest`.
+fn back_off(error: &FetchError, in_a_row: u32, longest: Duration) -> Duration {
     let asked = error.retry_after().unwrap_or_default().min(LONGEST_RETRY_AFTER);
     let pause = match error.permanence() {
         Permanence::Permanent => PERMANENT_HOLD_OFF,
         Permanence::Passing => {
-            let longest = left.map_or(LONGEST_BACK_OFF_WITHOUT, |left| LONGEST_BACK_OFF.min(left / 4));
             let range = SHORTEST_BACK_OFF.saturating_mul(1_u32 << in_a_row.min(10)).min(longest);
             range.mul_f64(fastrand::f64()).max(SHORTEST_BACK_OFF)
         }
