@@ -21,11 +21,11 @@ use crate::clock::{Expiry, Moment};
 use crate::secret::Secret;
 
 /// A token without `expires_in` is believed for this long.
-const ASSUMED_LIFE: u64 = 300;
+const ASSUMED_LIFE: Duration = Duration::from_secs(300);
 /// A life beyond Cognito's longest is cut to it.
-const LONGEST_LIFE: u64 = 86_400;
+const LONGEST_LIFE: Duration = Duration::from_secs(86_400);
 /// A shorter life than this is over before it is used.
-const SHORTEST_LIFE: u64 = 10;
+const SHORTEST_LIFE: Duration = Duration::from_secs(10);
 /// A token has to fit into API Gateway's 10,240 bytes of headers; this leaves room for other APIs.
 const LONGEST_TOKEN: usize = 16_384;
 /// `application/x-www-form-urlencoded` leaves these as they are (WHATWG URL 5.2).
@@ -104,16 +104,19 @@ impl ClientCredentialsSource {
         }
         let life = match &token.expires_in {
             None => ASSUMED_LIFE,
-            Some(value) => match value.as_u64() {
-                Some(seconds) if seconds >= SHORTEST_LIFE => seconds.min(LONGEST_LIFE),
+            // As f64: 3600.0 and 1e18 are numbers of seconds too.
+            Some(value) => match value.as_f64().map(Duration::try_from_secs_f64) {
+                Some(Ok(life)) if life >= SHORTEST_LIFE => life.min(LONGEST_LIFE),
+                // Negative, or beyond what a Duration holds; the sign tells which.
+                Some(Err(_)) if value.as_f64() > Some(0.0) => LONGEST_LIFE,
                 Some(_) | None => {
-                    return Err(malformed(format!("its expires_in is not a number of seconds from {SHORTEST_LIFE}")));
+                    return Err(malformed(format!("its expires_in is not a number of seconds from {SHORTEST_LIFE:?}")));
                 }
             },
         };
         self.compare_scopes(&token);
         let value = Secret::new(token.access_token.to_string());
-        Ok(Fetched { value, expiry: Some(Expiry::after(now, Duration::from_secs(life))) })
+        Ok(Fetched { value, expiry: Some(Expiry::after(now, life)) })
     }
 
     fn refusal(&self, answer: &Answer) -> FetchError {
