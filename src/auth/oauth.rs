@@ -122,13 +122,14 @@ impl ClientCredentialsSource {
     fn refusal(&self, answer: &Answer) -> FetchError {
         let endpoint = self.client.token_url.clone();
         let status = answer.status;
-        let said: Option<ErrorAnswer> = serde_json::from_slice(&answer.body).ok();
-        let throttled = status == StatusCode::TOO_MANY_REQUESTS
-            || said.as_ref().is_some_and(|said| said.error.contains("TooManyRequests"));
-        if throttled {
+        // Cognito's word for it, as an OAuth error or in AWS's own form; without 429 in either.
+        let throttled = status.is_client_error() && contains(&answer.body, b"TooManyRequests");
+        if throttled || status == StatusCode::TOO_MANY_REQUESTS {
             return FetchError::Throttled { endpoint, retry_after: answer.retry_after };
         }
-        if status.is_client_error() {
+        // RFC 9110 15.5.9: a 408 may be repeated as it was.
+        if status.is_client_error() && status != StatusCode::REQUEST_TIMEOUT {
+            let said: Option<ErrorAnswer> = serde_json::from_slice(&answer.body).ok();
             // RFC 6749 5.2 codes, or a wrong URL: nothing changes by asking again.
             let (code, message) = said.map_or_else(
                 || (format!("status {}", status.as_u16()), String::new()),
@@ -204,6 +205,10 @@ fn is_token(text: &str) -> bool {
 /// An endpoint's own words, fit for one log line.
 fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).take(200).collect()
+}
+
+fn contains(text: &[u8], word: &[u8]) -> bool {
+    text.windows(word.len()).any(|window| window == word)
 }
 
 /// The `scope` of a JWT, unverified.
