@@ -82,10 +82,10 @@ impl ClientCredentialsSource {
         (authorization, form.0)
     }
 
-    fn judge(&self, answer: &Answer, now: Moment) -> Result<Fetched<Secret>, FetchError> {
+    fn judge(&self, answer: &Answer, secret: &Secret, now: Moment) -> Result<Fetched<Secret>, FetchError> {
         let endpoint = || self.client.token_url.clone();
         if answer.status != StatusCode::OK {
-            return Err(self.refusal(answer));
+            return Err(self.refusal(answer, secret));
         }
         let malformed = |problem: String| FetchError::Malformed { endpoint: endpoint(), problem };
         // serde_json's own text can quote the answer, and with it the token.
@@ -119,7 +119,7 @@ impl ClientCredentialsSource {
         Ok(Fetched { value, expiry: Some(Expiry::after(now, life)) })
     }
 
-    fn refusal(&self, answer: &Answer) -> FetchError {
+    fn refusal(&self, answer: &Answer, secret: &Secret) -> FetchError {
         let endpoint = self.client.token_url.clone();
         let status = answer.status;
         // Cognito's word for it, as an OAuth error or in AWS's own form; without 429 in either.
@@ -133,11 +133,23 @@ impl ClientCredentialsSource {
             // RFC 6749 5.2 codes, or a wrong URL: nothing changes by asking again.
             let (code, message) = said.map_or_else(
                 || (format!("status {}", status.as_u16()), String::new()),
-                |said| (printable(&said.error), printable(&said.error_description)),
+                |said| {
+                    let words = |text: &str| printable(&self.without_secret(text, secret));
+                    (words(&said.error), words(&said.error_description))
+                },
             );
             return FetchError::Refused { endpoint, code, message };
         }
         FetchError::Failing { endpoint, status: status.as_u16(), retry_after: answer.retry_after }
+    }
+
+    /// An endpoint may repeat what it was sent, in any form that it was sent in.
+    fn without_secret(&self, text: &str, secret: &Secret) -> String {
+        let pair = basic_pair(&self.client.client_id, secret);
+        let encoded = Zeroizing::new(form_encode(secret.expose()));
+        [pair.as_str(), encoded.as_str(), secret.expose()]
+            .into_iter()
+            .fold(text.to_owned(), |text, form| text.replace(form, "[secret]"))
     }
 
     /// Cognito drops a scope that it does not know without a word, and the API then answers 403.
@@ -163,7 +175,7 @@ impl Source for ClientCredentialsSource {
         let secret = self.client.client_secret.read().map_err(FetchError::Secret)?;
         let (authorization, form) = self.request(&secret);
         let answer = self.control.post_form(&self.client.token_url, authorization, form).await?;
-        self.judge(&answer, now)
+        self.judge(&answer, &secret, now)
     }
 }
 
@@ -187,9 +199,13 @@ fn form_encode(text: &str) -> String {
 }
 
 /// RFC 6749 2.3.1: both halves form-encoded, and no line break however long they are.
-fn basic(client_id: &str, secret: &Secret) -> Option<HeaderValue> {
+fn basic_pair(client_id: &str, secret: &Secret) -> Zeroizing<String> {
     let pair = Zeroizing::new(format!("{}:{}", form_encode(client_id), form_encode(secret.expose())));
-    let mut value = HeaderValue::try_from(format!("Basic {}", STANDARD.encode(pair.as_bytes()))).ok()?;
+    Zeroizing::new(STANDARD.encode(pair.as_bytes()))
+}
+
+fn basic(client_id: &str, secret: &Secret) -> Option<HeaderValue> {
+    let mut value = HeaderValue::try_from(format!("Basic {}", basic_pair(client_id, secret).as_str())).ok()?;
     value.set_sensitive(true);
     Some(value)
 }
