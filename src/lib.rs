@@ -5,8 +5,8 @@
 //!
 //! | rank | modules |
 //! | --- | --- |
-//! | 0 | [`units`], [`secret`], [`clock`], [`tasks`], [`message`]: values and rules |
-//! | 1 | [`telemetry`], [`tls`], [`route`]: what is said, who is trusted, where requests go |
+//! | 0 | [`units`], [`secret`], [`clock`], [`tasks`], [`message`]: values and rules; [`tls`]: who is trusted |
+//! | 1 | [`telemetry`], [`route`]: what is said, where requests go |
 //! | 2 | [`auth`]: credentials and what they add; [`server`]: sockets, connections, drain |
 //! | 3 | [`proxy`]: the way of a request |
 //! | 4 | [`admin`]: probes and metrics |

@@ -21,11 +21,11 @@ use crate::clock::{Expiry, Moment};
 use crate::secret::Secret;
 
 /// A token without `expires_in` is believed for this long.
-const ASSUMED_LIFE: u64 = 300;
+const ASSUMED_LIFE: Duration = Duration::from_secs(300);
 /// A life beyond Cognito's longest is cut to it.
-const LONGEST_LIFE: u64 = 86_400;
+const LONGEST_LIFE: Duration = Duration::from_secs(86_400);
 /// A shorter life than this is over before it is used.
-const SHORTEST_LIFE: u64 = 10;
+const SHORTEST_LIFE: Duration = Duration::from_secs(10);
 /// A token has to fit into API Gateway's 10,240 bytes of headers; this leaves room for other APIs.
 const LONGEST_TOKEN: usize = 16_384;
 /// `application/x-www-form-urlencoded` leaves these as they are (WHATWG URL 5.2).
@@ -82,10 +82,10 @@ impl ClientCredentialsSource {
         (authorization, form.0)
     }
 
-    fn judge(&self, answer: &Answer, now: Moment) -> Result<Fetched<Secret>, FetchError> {
+    fn judge(&self, answer: &Answer, secret: &Secret, now: Moment) -> Result<Fetched<Secret>, FetchError> {
         let endpoint = || without_query(&self.client.token_url);
         if answer.status != StatusCode::OK {
-            return Err(self.refusal(answer));
+            return Err(self.refusal(answer, secret));
         }
         let malformed = |problem: String| FetchError::Malformed { endpoint: endpoint(), problem };
         // serde_json's own text can quote the answer, and with it the token.
@@ -104,36 +104,52 @@ impl ClientCredentialsSource {
         }
         let life = match &token.expires_in {
             None => ASSUMED_LIFE,
-            Some(value) => match value.as_u64() {
-                Some(seconds) if seconds >= SHORTEST_LIFE => seconds.min(LONGEST_LIFE),
+            // As f64: 3600.0 and 1e18 are numbers of seconds too.
+            Some(value) => match value.as_f64().map(Duration::try_from_secs_f64) {
+                Some(Ok(life)) if life >= SHORTEST_LIFE => life.min(LONGEST_LIFE),
+                // Negative, or beyond what a Duration holds; the sign tells which.
+                Some(Err(_)) if value.as_f64() > Some(0.0) => LONGEST_LIFE,
                 Some(_) | None => {
-                    return Err(malformed(format!("its expires_in is not a number of seconds from {SHORTEST_LIFE}")));
+                    return Err(malformed(format!("its expires_in is not a number of seconds from {SHORTEST_LIFE:?}")));
                 }
             },
         };
         self.compare_scopes(&token);
         let value = Secret::new(token.access_token.to_string());
-        Ok(Fetched { value, expiry: Some(Expiry::after(now, Duration::from_secs(life))) })
+        Ok(Fetched { value, expiry: Some(Expiry::after(now, life)) })
     }
 
-    fn refusal(&self, answer: &Answer) -> FetchError {
+    fn refusal(&self, answer: &Answer, secret: &Secret) -> FetchError {
         let endpoint = without_query(&self.client.token_url);
         let status = answer.status;
-        let said: Option<ErrorAnswer> = serde_json::from_slice(&answer.body).ok();
-        let throttled = status == StatusCode::TOO_MANY_REQUESTS
-            || said.as_ref().is_some_and(|said| said.error.contains("TooManyRequests"));
-        if throttled {
+        // Cognito's word for it, as an OAuth error or in AWS's own form; without 429 in either.
+        let throttled = status.is_client_error() && contains(&answer.body, b"TooManyRequests");
+        if throttled || status == StatusCode::TOO_MANY_REQUESTS {
             return FetchError::Throttled { endpoint, retry_after: answer.retry_after };
         }
-        if status.is_client_error() {
+        // RFC 9110 15.5.9: a 408 may be repeated as it was.
+        if status.is_client_error() && status != StatusCode::REQUEST_TIMEOUT {
+            let said: Option<ErrorAnswer> = serde_json::from_slice(&answer.body).ok();
             // RFC 6749 5.2 codes, or a wrong URL: nothing changes by asking again.
             let (code, message) = said.map_or_else(
                 || (format!("status {}", status.as_u16()), String::new()),
-                |said| (printable(&said.error), printable(&said.error_description)),
+                |said| {
+                    let words = |text: &str| printable(&self.without_secret(text, secret));
+                    (words(&said.error), words(&said.error_description))
+                },
             );
             return FetchError::Refused { endpoint, code, message };
         }
         FetchError::Failing { endpoint, status: status.as_u16(), retry_after: answer.retry_after }
+    }
+
+    /// An endpoint may repeat what it was sent, in any form that it was sent in.
+    fn without_secret(&self, text: &str, secret: &Secret) -> String {
+        let pair = basic_pair(&self.client.client_id, secret);
+        let encoded = Zeroizing::new(form_encode(secret.expose()));
+        [pair.as_str(), encoded.as_str(), secret.expose()]
+            .into_iter()
+            .fold(text.to_owned(), |text, form| text.replace(form, "[secret]"))
     }
 
     /// Cognito drops a scope that it does not know without a word, and the API then answers 403.
@@ -159,7 +175,7 @@ impl Source for ClientCredentialsSource {
         let secret = self.client.client_secret.read().map_err(FetchError::Secret)?;
         let (authorization, form) = self.request(&secret);
         let answer = self.control.post_form(&self.client.token_url, authorization, form).await?;
-        self.judge(&answer, now)
+        self.judge(&answer, &secret, now)
     }
 }
 
@@ -183,9 +199,13 @@ fn form_encode(text: &str) -> String {
 }
 
 /// RFC 6749 2.3.1: both halves form-encoded, and no line break however long they are.
-fn basic(client_id: &str, secret: &Secret) -> Option<HeaderValue> {
+fn basic_pair(client_id: &str, secret: &Secret) -> Zeroizing<String> {
     let pair = Zeroizing::new(format!("{}:{}", form_encode(client_id), form_encode(secret.expose())));
-    let mut value = HeaderValue::try_from(format!("Basic {}", STANDARD.encode(pair.as_bytes()))).ok()?;
+    Zeroizing::new(STANDARD.encode(pair.as_bytes()))
+}
+
+fn basic(client_id: &str, secret: &Secret) -> Option<HeaderValue> {
+    let mut value = HeaderValue::try_from(format!("Basic {}", basic_pair(client_id, secret).as_str())).ok()?;
     value.set_sensitive(true);
     Some(value)
 }
@@ -201,6 +221,10 @@ fn is_token(text: &str) -> bool {
 /// An endpoint's own words, fit for one log line.
 fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).take(200).collect()
+}
+
+fn contains(text: &[u8], word: &[u8]) -> bool {
+    text.windows(word.len()).any(|window| window == word)
 }
 
 /// The `scope` of a JWT, unverified.

@@ -7,8 +7,8 @@
 
 use std::fmt;
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -21,7 +21,9 @@ use crate::tasks::Tasks;
 
 /// How long a request waits for a credential (security.md 3.1).
 const CREDENTIAL_WAIT: Duration = Duration::from_secs(5);
-/// Below this much life a caller waits for a fresh one: it must still be valid when the upstream reads it.
+/// Below this much life a caller waits for a fresh one: it must still be valid when the upstream reads it. Of a life that
+/// is itself short it is a fifth, which begins where the refresh is under way already; with 5 s of a life of 5 s every
+/// caller would wait and every answer would be asked for anew.
 const NEAR_END: Duration = Duration::from_secs(5);
 /// One try: three of an AWS source's own, of 2 s connect and 5 s read at most.
 const FETCH_LIMIT: Duration = Duration::from_secs(15);
@@ -31,7 +33,7 @@ const PERMANENT_HOLD_OFF: Duration = Duration::from_mins(1);
 const LONGEST_BACK_OFF: Duration = Duration::from_mins(1);
 /// Longest pause while requests are failing, so that the end of an outage is noticed within 5 s (T76).
 const LONGEST_BACK_OFF_WITHOUT: Duration = Duration::from_secs(5);
-/// No try comes sooner than this after a failure.
+/// No try comes sooner than this after another, however it ended: a source may give lives of milliseconds.
 const SHORTEST_BACK_OFF: Duration = Duration::from_secs(1);
 /// A Retry-After beyond this is not believed.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(10);
@@ -132,8 +134,8 @@ pub struct Refreshing<S: Source> {
     source: S,
     clock: Clock,
     state: ArcSwap<State<S::Value>>,
-    /// Wakes the task.
-    demand: Notify,
+    /// Wakes the task, which holds no other part of this between fetches.
+    demand: Arc<Notify>,
     /// Counts tries that have ended; wakes those who wait.
     tries: watch::Sender<u64>,
     fetched: AtomicU64,
@@ -150,7 +152,12 @@ struct Held<V> {
     lease: Lease<V>,
     expiry: Option<Expiry>,
     fetched_at: Instant,
-    refresh_at: Option<Instant>,
+    /// It is fetched again when this much is left, by either clock.
+    reserve: Duration,
+    /// Callers wait for a fresh one when this much is left.
+    near_end: Duration,
+    /// It is fetched again at this time at the latest: the upstream refused it.
+    forced: Option<Instant>,
 }
 
 #[derive(Clone)]
@@ -161,19 +168,19 @@ struct Failure {
 }
 
 impl<S: Source> Refreshing<S> {
-    /// Starts the task that keeps the credential fresh; the first fetch begins at once.
+    /// Starts the task that keeps the credential fresh; the first fetch begins at once. Dropping the last handle ends it.
     pub fn start(name: Arc<str>, source: S, clock: Clock, tasks: &Tasks) -> Arc<Self> {
         let credential = Arc::new(Self {
             name,
             source,
             clock,
             state: ArcSwap::from_pointee(State { held: None, failure: None }),
-            demand: Notify::new(),
+            demand: Arc::default(),
             tries: watch::Sender::new(0),
             fetched: AtomicU64::new(0),
             failed: AtomicU64::new(0),
         });
-        tasks.spawn("credential", Arc::clone(&credential).keep_fresh());
+        tasks.spawn("credential", Self::keep_fresh(Arc::downgrade(&credential), Arc::clone(&credential.demand)));
         credential
     }
 
@@ -187,7 +194,7 @@ impl<S: Source> Refreshing<S> {
     pub async fn get(&self) -> Result<Lease<S::Value>, Unavailable> {
         let now = self.clock.now();
         if let Some(held) = &self.state.load().held
-            && held.left(now).is_none_or(|left| left > NEAR_END)
+            && !held.is_near_end(now)
         {
             return Ok(held.lease.clone());
         }
@@ -202,7 +209,7 @@ impl<S: Source> Refreshing<S> {
                 if held.lease.generation == generation {
                     let soonest = held.fetched_at + FORCED_REFRESH_FLOOR;
                     let forced = soonest.max(now.monotonic);
-                    held.refresh_at = Some(held.refresh_at.map_or(forced, |planned| planned.min(forced)));
+                    held.forced = Some(held.forced.map_or(forced, |earlier| earlier.min(forced)));
                 }
                 held
             });
@@ -228,7 +235,7 @@ impl<S: Source> Refreshing<S> {
         }
     }
 
-    /// Returns once the first try has ended, well or not.
+    /// Returns once a first try has ended, well or not.
     pub async fn tried(&self) {
         let mut tries = self.tries.subscribe();
         // The sender lives as long as `self`.
@@ -242,41 +249,51 @@ impl<S: Source> Refreshing<S> {
             let state = self.state.load_full();
             let held = state.held.as_ref().filter(|held| held.may_be_used::<S>(now));
             if let Some(held) = held
-                && held.left(now).is_none_or(|left| left > NEAR_END)
+                && !held.is_near_end(now)
             {
                 return Ok(held.lease.clone());
             }
-            let holding_off = state.failure.as_ref().filter(|failure| failure.retry_at > now.monotonic);
-            let give_up = holding_off.is_some() || {
+            let holding_off = state.failure.as_ref().is_some_and(|failure| failure.retry_at > now.monotonic);
+            if !holding_off {
                 self.demand.notify_one();
-                timeout_at(deadline, tries.changed()).await.is_err()
-            };
-            if give_up {
-                let failure = state.failure.as_ref();
-                return held.map(|held| held.lease.clone()).ok_or_else(|| Unavailable {
-                    cause: failure.map(|failure| Arc::clone(&failure.cause)),
-                    retry_after: failure
-                        .map_or(SHORTEST_BACK_OFF, |failure| failure.retry_at.saturating_duration_since(now.monotonic)),
-                });
+                // One that still lives is lent while half of what is left of it is there, and not after its end.
+                let left = held.and_then(|held| held.left(now)).filter(|left| !left.is_zero());
+                let patience = left.map_or(deadline, |left| deadline.min(now.monotonic + left / 2));
+                if timeout_at(patience, tries.changed()).await.is_ok() {
+                    continue;
+                }
             }
+            let now = self.clock.now();
+            let held = held.filter(|held| held.may_be_used::<S>(now));
+            let failure = state.failure.as_ref();
+            return held.map(|held| held.lease.clone()).ok_or_else(|| Unavailable {
+                cause: failure.map(|failure| Arc::clone(&failure.cause)),
+                retry_after: failure
+                    .map(|failure| failure.retry_at.saturating_duration_since(now.monotonic))
+                    .unwrap_or_default()
+                    // A try is under way: a caller that came back at once would only wait for it again.
+                    .max(SHORTEST_BACK_OFF),
+            });
         }
     }
 
-    async fn keep_fresh(self: Arc<Self>) {
+    async fn keep_fresh(credential: Weak<Self>, demand: Arc<Notify>) {
         let mut generation = 0;
-        loop {
-            let due = self.state.load().due(self.clock.now());
+        while let Some(credential) = credential.upgrade() {
+            let due = credential.state.load().due(credential.clock.now());
             match due {
                 Some(at) if at <= Instant::now() => {
                     generation += 1;
-                    self.refresh(generation).await;
+                    credential.refresh(generation).await;
                 }
                 due => {
                     let wall_check = Instant::now() + WALL_CHECK;
                     let wake = due.map_or(wall_check, |due| due.min(wall_check));
+                    // Whoever drops the last handle meanwhile wakes this task for its end.
+                    drop(credential);
                     tokio::select! {
                         () = sleep_until(wake) => {}
-                        () = self.demand.notified() => {}
+                        () = demand.notified() => {}
                     }
                 }
             }
@@ -306,19 +323,20 @@ impl<S: Source> Refreshing<S> {
     }
 
     fn accept(&self, fetched: Fetched<S::Value>, generation: u64, now: Moment) {
-        let refresh_at = fetched.expiry.map(|expiry| now.monotonic + expiry.left(now).mul_f64(refresh_point()));
+        let life = fetched.expiry.map(|expiry| expiry.left(now));
         let recovered = self.state.load().failure.is_some();
         self.state.store(Arc::new(State {
             held: Some(Held {
                 lease: Lease { value: fetched.value, generation },
                 expiry: fetched.expiry,
                 fetched_at: now.monotonic,
-                refresh_at,
+                reserve: life.unwrap_or_default().mul_f64(1.0 - refresh_point()),
+                near_end: NEAR_END.min(life.unwrap_or_default() / 5),
+                forced: None,
             }),
             failure: None,
         }));
         self.fetched.fetch_add(1, Ordering::Relaxed);
-        let life = fetched.expiry.map(|expiry| expiry.left(now));
         if recovered || generation == 1 {
             tracing::info!(credential = %self.name, ?life, "credential obtained");
         } else {
@@ -329,20 +347,29 @@ impl<S: Source> Refreshing<S> {
     fn hold_off(&self, error: FetchError, now: Moment) {
         let old = self.state.load_full();
         let in_a_row = old.failure.as_ref().map_or(0, |failure| failure.in_a_row) + 1;
-        let left = old.held.as_ref().and_then(|held| held.left(now)).filter(|left| !left.is_zero());
-        let pause = back_off(&error, in_a_row, left);
-        let still = old.held.as_ref().is_some_and(|held| held.may_be_used::<S>(now));
+        let longest = match old.held.as_ref().map(|held| held.left(now)) {
+            Some(None) => LONGEST_BACK_OFF,
+            Some(Some(left)) if !left.is_zero() => LONGEST_BACK_OFF.min(left / 4),
+            Some(Some(_)) | None => LONGEST_BACK_OFF_WITHOUT,
+        };
+        let pause = back_off(&error, in_a_row, longest);
         let cause = Arc::new(error);
         let chain = Chain(&*cause);
-        if still {
-            let until = left.unwrap_or_default();
-            tracing::warn!(credential = %self.name, error = %chain, still_valid_for = ?until, next_try_in = ?pause, "credential not refreshed");
+        if let Some(old) = old.held.as_ref().filter(|held| held.may_be_used::<S>(now)) {
+            let left = old.left(now);
+            tracing::warn!(credential = %self.name, error = %chain, still_valid_for = ?left, next_try_in = ?pause, "credential not refreshed");
         } else {
             tracing::error!(credential = %self.name, error = %chain, next_try_in = ?pause, "no credential");
         }
         let failure = Failure { cause, retry_at: now.monotonic + pause, in_a_row };
         self.state.store(Arc::new(State { held: old.held.clone(), failure: Some(failure) }));
         self.failed.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl<S: Source> Drop for Refreshing<S> {
+    fn drop(&mut self) {
+        self.demand.notify_one();
     }
 }
 
@@ -357,8 +384,7 @@ impl<V> State<V> {
     fn due(&self, now: Moment) -> Option<Instant> {
         let wanted = match &self.held {
             None => now.monotonic,
-            Some(held) if held.left(now).is_some_and(|left| left <= NEAR_END) => now.monotonic,
-            Some(held) => held.refresh_at?,
+            Some(held) => held.refresh_at(now)?,
         };
         Some(self.failure.as_ref().map_or(wanted, |failure| wanted.max(failure.retry_at)))
     }
@@ -367,6 +393,17 @@ impl<V> State<V> {
 impl<V> Held<V> {
     fn left(&self, now: Moment) -> Option<Duration> {
         self.expiry.map(|expiry| expiry.left(now))
+    }
+
+    fn is_near_end(&self, now: Moment) -> bool {
+        self.left(now).is_some_and(|left| left <= self.near_end)
+    }
+
+    /// When a fresh one is wanted, as the clocks stand now: a wall clock that jumps brings it nearer.
+    fn refresh_at(&self, now: Moment) -> Option<Instant> {
+        let planned = self.left(now).map(|left| now.monotonic + left.saturating_sub(self.reserve));
+        let wanted = planned.into_iter().chain(self.forced).min()?;
+        Some(wanted.max(self.fetched_at + SHORTEST_BACK_OFF))
     }
 
     fn may_be_used<S: Source>(&self, now: Moment) -> bool {
@@ -401,13 +438,12 @@ fn refresh_point() -> f64 {
     0.65 + 0.15 * fastrand::f64()
 }
 
-/// How long nobody asks again: full jitter over a doubling range, capped by what is left of the old credential.
-fn back_off(error: &FetchError, in_a_row: u32, left: Option<Duration>) -> Duration {
+/// How long nobody asks again: full jitter over a doubling range, up to `longest`.
+fn back_off(error: &FetchError, in_a_row: u32, longest: Duration) -> Duration {
     let asked = error.retry_after().unwrap_or_default().min(LONGEST_RETRY_AFTER);
     let pause = match error.permanence() {
         Permanence::Permanent => PERMANENT_HOLD_OFF,
         Permanence::Passing => {
-            let longest = left.map_or(LONGEST_BACK_OFF_WITHOUT, |left| LONGEST_BACK_OFF.min(left / 4));
             let range = SHORTEST_BACK_OFF.saturating_mul(1_u32 << in_a_row.min(10)).min(longest);
             range.mul_f64(fastrand::f64()).max(SHORTEST_BACK_OFF)
         }

@@ -87,6 +87,7 @@ impl Target {
     /// is `/`.
     ///
     /// # Errors
+    /// [`TargetError::LeadingDoubleSlash`] when what is left behind `strip` would read as a host name;
     /// [`TargetError::Unsendable`] when the result is no URI or leaves `base_path`.
     pub fn rebase(&self, strip: &str, base_path: &str, query: Option<&str>) -> Result<PathAndQuery, TargetError> {
         if strip.is_empty() && base_path.is_empty() && query == self.query() {
@@ -99,6 +100,10 @@ impl Target {
             return Err(TargetError::Unsendable);
         }
         built.push_str(rest);
+        if built.starts_with("//") {
+            // `/orders//evil.test` without its prefix: what was refused when it came must not arise here.
+            return Err(TargetError::LeadingDoubleSlash);
+        }
         if built.is_empty() {
             built.push('/');
         }
@@ -302,6 +307,14 @@ mod tests {
         assert_eq!(rebase("/orders/", "/orders", "/prod"), "/prod/");
         assert_eq!(rebase("/orders/a//b", "", "/prod"), "/prod/orders/a//b");
         assert_eq!(rebase("/x?", "", ""), "/x?");
+    }
+
+    #[test]
+    fn a_stripped_prefix_leaves_no_double_slash_in_front() {
+        let target = parse("/orders//evil.test/x").unwrap();
+        assert_eq!(target.rebase("/orders", "", None), Err(TargetError::LeadingDoubleSlash));
+        assert_eq!(target.rebase("/orders", "/prod", None).unwrap(), "/prod//evil.test/x");
+        assert_eq!(target.rebase("", "", None).unwrap(), "/orders//evil.test/x");
     }
 
     #[test]

@@ -18,7 +18,7 @@ mod gateway;
 mod keys;
 mod ledger;
 mod script;
-mod sigv4;
+pub mod sigv4;
 mod sts;
 #[cfg(test)]
 mod testing;

@@ -19,30 +19,33 @@ const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 
 /// A request as it arrived.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Presented<'a> {
-    pub(crate) method: &'a str,
+pub struct Presented<'a> {
+    /// As in the request line.
+    pub method: &'a str,
     /// Path and query as on the wire.
-    pub(crate) target: &'a str,
+    pub target: &'a str,
     /// `:authority`, where the request has one in place of `Host`.
-    pub(crate) authority: Option<&'a str>,
+    pub authority: Option<&'a str>,
     /// Names in lower case.
-    pub(crate) headers: &'a [(String, Vec<u8>)],
+    pub headers: &'a [(String, Vec<u8>)],
     /// SHA-256 of the body received, in hex.
-    pub(crate) payload: &'a str,
+    pub payload: &'a str,
 }
 
 /// What a service insists on.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Rules<'a> {
-    pub(crate) region: &'a str,
-    pub(crate) service: &'a str,
+pub struct Rules<'a> {
+    /// Region of the scope.
+    pub region: &'a str,
+    /// Service of the scope.
+    pub service: &'a str,
     /// How far the signing time may be off, either way.
-    pub(crate) window: Duration,
+    pub window: Duration,
 }
 
 /// Why a request was not accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Refusal {
+pub enum Refusal {
     /// There is no `Authorization`.
     Missing,
     /// `Authorization` or the date cannot be read; with AWS's words.
@@ -74,7 +77,10 @@ struct Parameters<'a> {
 }
 
 /// Finds who signed a request, if its signature is good.
-pub(crate) fn verify(
+///
+/// # Errors
+/// [`Refusal`], with AWS's words where AWS has any.
+pub fn verify(
     request: &Presented<'_>,
     rules: &Rules<'_>,
     keys: &AccessKeys,
