@@ -286,9 +286,11 @@ impl ProxyError {
             Self::Auth(AuthError::Unavailable { auth, .. }) => {
                 Some(format!("auth \"{auth}\" has no valid credential; the log and /readyz say why"))
             }
+            Self::NoRoute { .. } => {
+                Some("`countersign check` lists the routes, `countersign explain` follows a URL".into())
+            }
             Self::Loop
             | Self::Expectation
-            | Self::NoRoute { .. }
             | Self::Body(BodyError::Idle(_) | BodyError::Broken(_))
             | Self::Overloaded { .. }
             | Self::Auth(AuthError::Signing(_))
