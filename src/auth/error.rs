@@ -66,6 +66,15 @@ pub enum FetchError {
         /// What is wrong with it; never a part of it that may be secret.
         problem: String,
     },
+    /// A call of ours that could not be signed.
+    #[error("signing a call to {endpoint}")]
+    Unsigned {
+        /// Whom it was for.
+        endpoint: String,
+        /// Why.
+        #[source]
+        source: Box<AuthError>,
+    },
     /// There are no AWS credentials where they were looked for.
     #[error("no AWS credentials were found in {from}")]
     NoSource {
@@ -88,6 +97,11 @@ pub enum FetchError {
     },
 }
 
+/// An endpoint's own words, fit for one log line.
+pub(super) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).take(200).collect()
+}
+
 fn detail(message: &str) -> String {
     if message.is_empty() { String::new() } else { format!(" ({message})") }
 }
@@ -105,7 +119,9 @@ impl FetchError {
     /// Whether trying again soon can help.
     pub fn permanence(&self) -> Permanence {
         match self {
-            Self::Secret(_) | Self::Refused { .. } | Self::NoSource { .. } => Permanence::Permanent,
+            Self::Secret(_) | Self::Refused { .. } | Self::NoSource { .. } | Self::Unsigned { .. } => {
+                Permanence::Permanent
+            }
             Self::Aws { permanence, .. } => *permanence,
             Self::Unreachable { .. }
             | Self::TimedOut { .. }
@@ -125,6 +141,7 @@ impl FetchError {
             | Self::Refused { .. }
             | Self::Malformed { .. }
             | Self::NoSource { .. }
+            | Self::Unsigned { .. }
             | Self::Aws { .. } => None,
         }
     }

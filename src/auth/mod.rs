@@ -5,6 +5,7 @@
 //! `clock`, `secret`, `tasks`.
 
 pub mod aws;
+pub mod aws_json;
 pub mod canonical;
 pub mod control;
 pub mod error;

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::control::{Answer, Control, without_query};
-use super::error::FetchError;
+use super::error::{FetchError, printable};
 use super::refreshing::{Fetched, Source, WhenExpired};
 use super::spec::{ClientAuth, ClientCredentials};
 use crate::clock::{Expiry, Moment};
@@ -216,11 +216,6 @@ fn is_token(text: &str) -> bool {
         && text
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'~' | b'+' | b'/' | b'=' | b'-'))
-}
-
-/// An endpoint's own words, fit for one log line.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).take(200).collect()
 }
 
 fn contains(text: &[u8], word: &[u8]) -> bool {
