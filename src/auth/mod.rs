@@ -15,6 +15,8 @@ pub mod refreshing;
 pub mod request;
 pub mod sigv4;
 pub mod spec;
+pub mod srp;
+pub mod totp;
 
 use std::collections::HashMap;
 use std::fmt;

@@ -19,6 +19,7 @@ mod keys;
 mod ledger;
 mod script;
 pub mod sigv4;
+pub mod srp;
 mod sts;
 #[cfg(test)]
 mod testing;
