@@ -85,7 +85,9 @@ impl H1 {
         });
         let Some(outcome) = first.await else {
             // The connection is over and nobody answers: a request that still lies in the channel to it would wait for
-            // ever. Without the sender the channel ends and hands it back (deps.md 4.1).
+            // ever. Without both its ends the channel hands it back (deps.md 4.1). The task that drove a connection has
+            // dropped the far one; here it is the finished future itself that holds it.
+            drop(driver);
             drop(sender);
             return match answer.await {
                 Ok(response) => Ok(response.map(UpstreamBody::shared)),
