@@ -4,6 +4,8 @@
 //! The upstream is a raw socket that answers, waits a moment and closes; the client's moments vary around that one. No
 //! timer has so fine a grain, so both sides count turns of the runtime instead of sleeping.
 
+#![cfg(test)]
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -93,7 +95,7 @@ async fn connections(tasks: &Tasks) -> (Pool, Arc<Connections>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tasks.spawn("upstreams", upstream(tasks.clone(), listener));
-    let minute = Duration::from_secs(60);
+    let minute = Duration::from_mins(1);
     let origin = Origin {
         scheme: Scheme::HTTP,
         authority: Authority::from_static("upstream.test"),
@@ -112,10 +114,10 @@ async fn connections(tasks: &Tasks) -> (Pool, Arc<Connections>) {
 
 /// One exchange through the pool; its outcome goes to `outcomes`.
 async fn exchange(connections: &Arc<Connections>, body: OutboundBody, outcomes: &Mutex<Outcomes>) {
-    let checkout = connections.checkout().await.unwrap();
+    let checkout = Box::pin(connections.checkout()).await.unwrap();
     let reused = checkout.is_reused();
     let request = Request::post("/").header("host", "upstream.test").body(body).unwrap();
-    let Ok(sent) = timeout(HANGS, checkout.send(request)).await else {
+    let Ok(sent) = timeout(HANGS, Box::pin(checkout.send(request))).await else {
         panic!("a send hangs, on a connection that was used before: {reused}; so far {outcomes:?}");
     };
     outcomes.lock().unwrap().record(reused, sent.as_ref().err().map(|failed| &failed.sent));

@@ -28,15 +28,15 @@ const NEAR_END: Duration = Duration::from_secs(5);
 /// One try: three of an AWS source's own, of 2 s connect and 5 s read at most.
 const FETCH_LIMIT: Duration = Duration::from_secs(15);
 /// Between tries once the answer was a refusal: a person has to act first.
-const PERMANENT_HOLD_OFF: Duration = Duration::from_secs(60);
+const PERMANENT_HOLD_OFF: Duration = Duration::from_mins(1);
 /// Longest pause between tries while an old credential is still valid.
-const LONGEST_BACK_OFF: Duration = Duration::from_secs(60);
+const LONGEST_BACK_OFF: Duration = Duration::from_mins(1);
 /// Longest pause while requests are failing, so that the end of an outage is noticed within 5 s (T76).
 const LONGEST_BACK_OFF_WITHOUT: Duration = Duration::from_secs(5);
 /// No try comes sooner than this after another, however it ended: a source may give lives of milliseconds.
 const SHORTEST_BACK_OFF: Duration = Duration::from_secs(1);
 /// A Retry-After beyond this is not believed.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(600);
+const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(10);
 /// Between two refreshes that refusals by the upstream ask for.
 const FORCED_REFRESH_FLOOR: Duration = Duration::from_secs(10);
 /// How often the wall clock is looked at, in case it was set.

@@ -83,19 +83,16 @@ impl H1 {
             }
             answer.as_mut().poll(cx).map(Some)
         });
-        let outcome = match first.await {
-            Some(outcome) => outcome,
-            None => {
-                // The connection is over and nobody answers: a request that still lies in the channel to it would wait
-                // for ever. Without both its ends the channel hands it back (deps.md 4.1). The task that drove a
-                // connection has dropped the far one; here it is the finished future itself that holds it.
-                drop(driver);
-                drop(sender);
-                return match answer.await {
-                    Ok(response) => Ok(response.map(UpstreamBody::shared)),
-                    Err(failed) => Err(undelivered(failed, reused)),
-                };
-            }
+        let Some(outcome) = first.await else {
+            // The connection is over and nobody answers: a request that still lies in the channel to it would wait for
+            // ever. Without both its ends the channel hands it back (deps.md 4.1). The task that drove a connection has
+            // dropped the far one; here it is the finished future itself that holds it.
+            drop(driver);
+            drop(sender);
+            return match answer.await {
+                Ok(response) => Ok(response.map(UpstreamBody::shared)),
+                Err(failed) => Err(undelivered(failed, reused)),
+            };
         };
         match outcome {
             Ok(response) => {
