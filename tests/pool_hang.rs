@@ -4,6 +4,8 @@
 //! The upstream is a raw socket that answers, waits a moment and closes; the client's moments vary around that one. No
 //! timer has so fine a grain, so both sides count turns of the runtime instead of sleeping.
 
+#![cfg(test)]
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -93,7 +95,7 @@ async fn connections(tasks: &Tasks) -> (Pool, Arc<Connections>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tasks.spawn("upstreams", upstream(tasks.clone(), listener));
-    let minute = Duration::from_secs(60);
+    let minute = Duration::from_mins(1);
     let origin = Origin {
         scheme: Scheme::HTTP,
         authority: Authority::from_static("upstream.test"),
@@ -112,10 +114,10 @@ async fn connections(tasks: &Tasks) -> (Pool, Arc<Connections>) {
 
 /// One exchange through the pool; its outcome goes to `outcomes`.
 async fn exchange(connections: &Arc<Connections>, body: OutboundBody, outcomes: &Mutex<Outcomes>) {
-    let checkout = connections.checkout(Reuse::Allowed).await.unwrap();
+    let checkout = Box::pin(connections.checkout(Reuse::Allowed)).await.unwrap();
     let reused = checkout.is_reused();
     let request = Request::post("/").header("host", "upstream.test").body(body).unwrap();
-    let Ok(sent) = timeout(HANGS, checkout.send(request)).await else {
+    let Ok(sent) = timeout(HANGS, Box::pin(checkout.send(request))).await else {
         panic!("a send hangs, on a connection that was used before: {reused}; so far {outcomes:?}");
     };
     outcomes.lock().unwrap().record(reused, sent.as_ref().err().map(|failed| &failed.sent));
@@ -138,7 +140,8 @@ async fn a_request_without_a_body_never_hangs_on_a_connection_that_closes() {
     tasks.stop().await;
 }
 
-/// A body that streams has its connection driven by a task, which is where hyper loses the request.
+/// A body that streams has its connection driven by a task. That race is hyper's own and rare: without the cure in
+/// `proxy::pool`, a run of 100,000 hung once and three of 8,000 did not, so one green run proves little here.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_whose_body_streams_never_hangs_on_a_connection_that_closes() {
     let tasks = Tasks::default();
