@@ -184,6 +184,11 @@ impl Sealed {
                 if let Ok(host) = HeaderValue::from_str(origin.authority.as_str()) {
                     headers.insert(header::HOST, host);
                 }
+                // RFC 9110 8.6: methods that usually carry content say so when there is none; hyper does not by itself,
+                // and some servers answer 411 without it.
+                if body.length() == Some(0) && matches!(method, Method::POST | Method::PUT | Method::PATCH) {
+                    headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+                }
                 Version::HTTP_11
             }
             Form::Http2 => {
@@ -226,6 +231,7 @@ impl Outbound {
     /// Without the fields of an earlier grant, which a signer would take for the caller's.
     fn without(mut self, granted: &[HeaderName]) -> Self {
         self.headers.remove(header::HOST);
+        self.headers.remove(header::CONTENT_LENGTH);
         for name in granted {
             self.headers.remove(name);
         }
