@@ -104,23 +104,30 @@ impl H1 {
         }
     }
 
-    /// Puts the connection back if its exchange is over and it may be used again.
-    fn release(mut self, home: &Connections) {
+    /// Puts the connection back once its exchange is over, if it may be used again.
+    fn release(mut self, home: Arc<Connections>) {
+        if Instant::now() >= self.until {
+            return;
+        }
         // The connection learns that the exchange is over by being polled; whoever takes it next polls it again.
-        if self.is_alive() && Instant::now() < self.until {
+        if self.is_alive() {
             home.keep(self);
         }
     }
 
     fn drive_by_task(&mut self, home: &Connections) {
         let (over, ended) = oneshot::channel();
-        if let Driver::Inline(connection) = std::mem::replace(&mut self.driver, Driver::Task(ended)) {
-            home.dialer.spawn("http1-connection", async move {
-                // How it ended is told by the exchange that was on it.
-                drop(connection.await);
-                drop(over);
-            });
-        }
+        let driver = std::mem::replace(&mut self.driver, Driver::Task(ended));
+        let Driver::Inline(connection) = driver else {
+            // An earlier upload has set a task on it already.
+            self.driver = driver;
+            return;
+        };
+        home.dialer.spawn("http1-connection", async move {
+            // How it ended is told by the exchange that was on it.
+            drop(connection.await);
+            drop(over);
+        });
     }
 }
 
@@ -169,7 +176,7 @@ impl UpstreamBody {
 
     fn release(&mut self) {
         if let Some((connection, home)) = self.connection.take() {
-            connection.release(&home);
+            connection.release(home);
         }
     }
 }
