@@ -199,6 +199,8 @@ impl Body for UpstreamBody {
             }
         }
         match &frame {
+            // Nothing comes after trailers, and nobody may ask whether something does.
+            Poll::Ready(Some(Ok(frame))) if frame.is_trailers() => this.release(),
             Poll::Ready(Some(Ok(_))) => this.release_at_end(),
             Poll::Ready(None) => this.release(),
             Poll::Ready(Some(Err(_))) => this.connection = None,
