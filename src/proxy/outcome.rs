@@ -320,6 +320,6 @@ fn upstream_code(error: &UpstreamError) -> Code {
         }
         UpstreamError::Tls { .. } | UpstreamError::TlsTimeout { .. } => Code::UpstreamTls,
         UpstreamError::ResponseTimeout(_) => Code::UpstreamTimeout,
-        UpstreamError::Http(_) => Code::UpstreamReset,
+        UpstreamError::Http(_) | UpstreamError::Switched => Code::UpstreamReset,
     }
 }
