@@ -104,13 +104,10 @@ impl H1 {
         }
     }
 
-    /// Puts the connection back once its exchange is over, if it may be used again.
-    fn release(mut self, home: Arc<Connections>) {
-        if Instant::now() >= self.until {
-            return;
-        }
+    /// Puts the connection back if its exchange is over and it may be used again.
+    fn release(mut self, home: &Connections) {
         // The connection learns that the exchange is over by being polled; whoever takes it next polls it again.
-        if self.is_alive() {
+        if self.is_alive() && Instant::now() < self.until {
             home.keep(self);
         }
     }
@@ -176,7 +173,7 @@ impl UpstreamBody {
 
     fn release(&mut self) {
         if let Some((connection, home)) = self.connection.take() {
-            connection.release(home);
+            connection.release(&home);
         }
     }
 }

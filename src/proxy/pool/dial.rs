@@ -209,13 +209,13 @@ impl Stream {
             Io::Plain(stream) => write(Pin::new(stream)),
             Io::Tls(stream) => write(Pin::new(stream)),
         };
-        match written {
-            Poll::Ready(Err(error)) if is_closed_by_peer(&error) => {
-                self.hears = Hears::No;
-                Poll::Ready(Ok(done))
-            }
-            written => written,
+        if let Poll::Ready(Err(error)) = &written
+            && is_closed_by_peer(error)
+        {
+            self.hears = Hears::No;
+            return Poll::Ready(Ok(done));
         }
+        written
     }
 }
 
