@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use crate::support::{API, Plan, Setup, app_client, token, within};
 
 /// Two `[auth]` tables of one client, and a route for each; `lines` are what tells the second apart.
-async fn two_auths(lines: &str) -> (usize, usize) {
+async fn two_auths(lines: &str) -> (usize, u64) {
     let tokens = TokenEndpoint::start(vec![app_client("orders", "shared-secret-91")]).await;
     let authority = Authority::new();
     let gateway = Gateway::builder().tls(&authority, &[API]);
@@ -29,11 +29,10 @@ async fn two_auths(lines: &str) -> (usize, usize) {
         assert_eq!(countersign.get(path).await.status, 200);
     }
     let metrics = countersign.metrics().await;
-    let credentials = metrics.value("countersign_credential_usable", &[]);
+    let credentials = metrics.count("countersign_credential_usable", &[]);
     countersign.hide(tokens.issued());
     countersign.finish().await;
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of credentials")]
-    (tokens.calls(), credentials as usize)
+    (tokens.calls(), credentials)
 }
 
 #[tokio::test]
@@ -135,7 +134,7 @@ async fn without_a_token_nothing_reaches_the_api_and_the_answer_says_so() {
 
     // It is up again: the credential comes by itself, and requests pass.
     within(world.tokens.until_calls(2)).await;
-    world.countersign.until(|metrics| metrics.value("countersign_credential_usable", &[]) == 1.0).await;
+    world.countersign.until(|metrics| metrics.count("countersign_credential_usable", &[]) == 1).await;
     assert_eq!(world.get("/").await.status, 200);
     world.finish().await;
 }
@@ -202,7 +201,7 @@ async fn two_hundred_first_requests_share_one_token_call() {
         let mut client = world.countersign.connect().await;
         asking.spawn(async move { client.get("/").await.status });
     }
-    world.countersign.until(|metrics| metrics.value("countersign_requests_in_flight", &[]) == 200.0).await;
+    world.countersign.until(|metrics| metrics.count("countersign_requests_in_flight", &[]) == 200).await;
     held.notify_one();
     let statuses = within(asking.join_all()).await;
     assert_eq!(statuses, [200; 200]);

@@ -306,7 +306,7 @@ async fn trailers_reach_those_who_take_them() {
     let sum = [("x-sum".to_owned(), "abc".to_owned())];
     assert_eq!(with_trailers(&world, &mut taken, &wanted).await, sum);
     assert_eq!(with_trailers(&world, &mut taken, &[]).await, []);
-    world.countersign.until(|metrics| metrics.ended("delivered") == 2.0).await;
+    world.countersign.until(|metrics| metrics.ended("delivered") == 2).await;
     world.finish().await;
 }
 

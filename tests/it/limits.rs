@@ -78,12 +78,12 @@ async fn bodies_held_for_signing_take_turns() {
     let (mut one, mut two) = (world.countersign.connect().await, world.countersign.connect().await);
     let head = format!("PUT / HTTP/1.1\r\nhost: localhost\r\ncontent-length: {BODY}\r\n\r\n");
     one.writer.send(format!("{head}a")).await;
-    world.countersign.until(|metrics| metrics.value("countersign_requests_in_flight", &[]) == 1.0).await;
-    two.writer.send([head.as_bytes(), &[b'b'; BODY]].concat()).await;
-    world.countersign.until(|metrics| metrics.value("countersign_requests_in_flight", &[]) == 2.0).await;
+    world.countersign.until(|metrics| metrics.count("countersign_requests_in_flight", &[]) == 1).await;
+    two.writer.send([head.as_bytes(), &vec![b'b'; BODY]].concat()).await;
+    world.countersign.until(|metrics| metrics.count("countersign_requests_in_flight", &[]) == 2).await;
     assert!(two.reader.is_silent());
     assert_eq!(world.gateway.requests(), 0);
-    one.writer.send([b'a'; BODY - 1]).await;
+    one.writer.send(vec![b'a'; BODY - 1]).await;
     assert_eq!(one.reader.answer("PUT").await.json()["body_bytes"], BODY);
     assert_eq!(two.reader.answer("PUT").await.json()["body_bytes"], BODY);
     world.finish().await;

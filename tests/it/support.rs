@@ -104,7 +104,7 @@ impl Setup {
         let compiled =
             config::load(&source, &Environment::new(environment)).unwrap_or_else(|report| panic!("{report}"));
         let said_before = log.length();
-        let sidecar = Sidecar::bind(compiled, clock).await.unwrap();
+        let sidecar = Box::pin(Sidecar::bind(compiled, clock)).await.unwrap();
         let addresses = sidecar.addresses();
         let (stop, stopped) = oneshot::channel();
         let (hurry, hurried) = oneshot::channel();
@@ -257,7 +257,7 @@ impl Countersign {
 
     /// Stops it, without waiting for the quiet that a drain wants, and searches for secrets.
     pub(crate) async fn finish(mut self) {
-        self.until(|metrics| metrics.value("countersign_requests_in_flight", &[]) == 0.0).await;
+        self.until(|metrics| metrics.count("countersign_requests_in_flight", &[]) == 0).await;
         let _readiness = self.page("/readyz").await;
         self.stop();
         self.hurry();

@@ -24,8 +24,8 @@ async fn an_answer_that_breaks_off(alpn: Alpn, length: Option<&str>) {
     assert_eq!(client.reader.piece().await, Piece::Data(b"part".to_vec()));
     api.abort("broken on purpose".into());
     assert_eq!(client.reader.piece().await, Piece::Cut);
-    let metrics = world.countersign.until(|metrics| metrics.ended("upstream-truncated") == 1.0).await;
-    assert_eq!(metrics.ended("delivered"), 0.0);
+    let metrics = world.countersign.until(|metrics| metrics.ended("upstream-truncated") == 1).await;
+    assert_eq!(metrics.ended("delivered"), 0);
     world.finish().await;
 }
 
@@ -56,7 +56,7 @@ async fn a_stalled_answer_is_cut_after_the_idle_limit() {
     held(&mut taken).await.answer_with(body);
     assert_eq!(client.reader.head("GET").await.status, 200);
     assert_eq!(client.reader.piece().await, Piece::Cut);
-    assert_eq!(world.countersign.metrics().await.ended("upstream-truncated"), 1.0);
+    assert_eq!(world.countersign.metrics().await.ended("upstream-truncated"), 1);
     world.finish().await;
 }
 
@@ -108,7 +108,7 @@ async fn nothing_of_a_truncated_upload_is_signed() {
         client.writer.half_close().await;
         while client.reader.skip().await {}
     }
-    world.countersign.until(|metrics| metrics.value("countersign_requests_total", &[]) == 2.0).await;
+    world.countersign.until(|metrics| metrics.count("countersign_requests_total", &[]) == 2).await;
     assert_eq!(world.gateway.requests(), 0);
     world.finish().await;
 }
@@ -123,7 +123,7 @@ async fn a_client_that_leaves_ends_the_answer(alpn: Alpn) {
     assert_eq!(client.reader.head("GET").await.status, 200);
     drop(client);
     within(async { while api.send_data(Bytes::from_static(&[0; 1024])).await.is_ok() {} }).await;
-    world.countersign.until(|metrics| metrics.ended("client-aborted") == 1.0).await;
+    world.countersign.until(|metrics| metrics.ended("client-aborted") == 1).await;
     world.finish().await;
 }
 

@@ -114,8 +114,11 @@ impl Writer {
     }
 
     async fn head(&mut self, method: &str, target: &str, fields: &[(&str, &str)], framing: &str) {
-        let fields: String = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-        self.send(format!("{method} {target} HTTP/1.1\r\nhost: localhost\r\n{fields}{framing}\r\n")).await;
+        let mut head = format!("{method} {target} HTTP/1.1\r\nhost: localhost\r\n");
+        for (name, value) in fields {
+            head.extend([name, ": ", value, "\r\n"]);
+        }
+        self.send(head + framing + "\r\n").await;
     }
 }
 

@@ -7,6 +7,8 @@ struct Sample {
     name: String,
     labels: String,
     value: f64,
+    /// `None` if the value is no whole number.
+    count: Option<u64>,
 }
 
 impl Metrics {
@@ -27,22 +29,28 @@ impl Metrics {
             };
             assert!(name.starts_with("countersign_"), "{line}");
             assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{line}");
-            let value = value.parse().unwrap_or_else(|_| panic!("no number: {line}"));
-            samples.push(Sample { name: name.to_owned(), labels: labels.to_owned(), value });
+            let count = value.parse().ok();
+            let value = value.parse().unwrap_or_else(|error| panic!("{error}: {line}"));
+            samples.push(Sample { name: name.to_owned(), labels: labels.to_owned(), value, count });
         }
         Self(samples)
     }
 
     /// The sum of the samples of `name` that have all of `labels`, written `key="value"`.
-    pub(crate) fn value(&self, name: &str, labels: &[&str]) -> f64 {
+    pub(crate) fn count(&self, name: &str, labels: &[&str]) -> u64 {
         let fits = |sample: &&Sample| {
             sample.name == name && labels.iter().all(|label| sample.labels.split(',').any(|own| own == *label))
         };
-        self.0.iter().filter(fits).map(|sample| sample.value).sum()
+        self.0.iter().filter(fits).map(|sample| sample.count.expect("a count is whole")).sum()
+    }
+
+    /// The value of the only sample of `name`.
+    pub(crate) fn real(&self, name: &str) -> f64 {
+        self.0.iter().find(|sample| sample.name == name).expect("the page has it").value
     }
 
     /// Requests that ended with `outcome`.
-    pub(crate) fn ended(&self, outcome: &str) -> f64 {
-        self.value("countersign_requests_total", &[&format!("outcome=\"{outcome}\"")])
+    pub(crate) fn ended(&self, outcome: &str) -> u64 {
+        self.count("countersign_requests_total", &[&format!("outcome=\"{outcome}\"")])
     }
 }

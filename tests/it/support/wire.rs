@@ -56,11 +56,6 @@ impl Line {
         self.buffer.drain(..length).collect()
     }
 
-    /// Whether it ends before another byte comes.
-    pub(crate) async fn is_over(&mut self) -> bool {
-        self.buffer.is_empty() && matches!(within(self.stream.read(&mut [0])).await, Ok(0) | Err(_))
-    }
-
     pub(crate) async fn write(&mut self, bytes: impl AsRef<[u8]>) {
         within(self.stream.write_all(bytes.as_ref())).await.unwrap();
     }

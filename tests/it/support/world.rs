@@ -194,12 +194,6 @@ impl World {
         self.countersign.get(target).await
     }
 
-    /// Waits until the API's last request satisfies `condition`.
-    pub(crate) async fn until_last(&self, condition: impl Fn(&standin::Received) -> bool) -> standin::Received {
-        within(self.gateway.until(|received| received.last().is_some_and(&condition))).await;
-        self.gateway.received().pop().unwrap()
-    }
-
     /// The only request that the API has received.
     pub(crate) fn only(&self) -> standin::Received {
         let mut received = self.gateway.received();
@@ -239,7 +233,7 @@ pub(crate) fn seen(gateway: &Gateway, keys: &AccessKeys) -> Vec<String> {
 
 pub(crate) fn app_client(id: &str, secret: &str) -> AppClient {
     let scopes = ["orders/read", "orders/write"].map(ToOwned::to_owned).to_vec();
-    AppClient { id: id.to_owned(), secret: secret.to_owned(), scopes, token_lifetime: Duration::from_secs(3600) }
+    AppClient { id: id.to_owned(), secret: secret.to_owned(), scopes, token_lifetime: Duration::from_hours(1) }
 }
 
 pub(crate) fn user(id: &str, secret: &str) -> AccessKey {
