@@ -5,8 +5,8 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -54,7 +54,14 @@ struct Streaming {
 pub struct Upload {
     passed: AtomicU64,
     turn: AtomicU8,
+    failure: Mutex<Option<BodyError>>,
 }
+
+/// What an upstream's connection is told of a body that broke off: end the exchange. Why it broke off is kept in its
+/// [`Upload`], because an HTTP/2 connection forgets the reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the request body broke off")]
+pub struct BrokenOff;
 
 /// Whose move it is in a streaming upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,8 +89,18 @@ impl Upload {
         }
     }
 
+    /// Why the client's side broke off, if it did. Told once.
+    pub fn take_failure(&self) -> Option<BodyError> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
     fn set(&self, turn: Turn) {
         self.turn.store(turn as u8, Ordering::Relaxed);
+    }
+
+    fn fail(&self, error: BodyError) -> BrokenOff {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        BrokenOff
     }
 }
 
@@ -242,9 +259,9 @@ impl OutboundBody {
 
 impl Body for OutboundBody {
     type Data = Bytes;
-    type Error = BodyError;
+    type Error = BrokenOff;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         match &mut self.0 {
             Kind::Empty => Poll::Ready(None),
             Kind::Held { bytes, .. } => {
@@ -274,13 +291,14 @@ impl Body for OutboundBody {
 }
 
 impl Streaming {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         let frame = match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
                 self.upload.set(Turn::Client);
                 ready!(self.idle.poll_elapsed(cx));
-                return Poll::Ready(Some(Err(BodyError::Idle(self.idle.limit()))));
+                let limit = self.idle.limit();
+                return Poll::Ready(Some(Err(self.upload.fail(BodyError::Idle(limit)))));
             }
         };
         self.idle.restart();
@@ -290,7 +308,7 @@ impl Streaming {
                 self.upload.set(Turn::Over);
                 None
             }
-            Some(Err(error)) => Some(Err(BodyError::Broken(error))),
+            Some(Err(error)) => Some(Err(self.upload.fail(BodyError::Broken(error)))),
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => {
                     self.upload.passed.fetch_add(data.len() as u64, Ordering::Relaxed);

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Response;
+use http::{Response, StatusCode};
 use tokio::time::{Instant, sleep_until};
 
 use super::pool::{Connections, Reuse, Sent, Undelivered, UpstreamBody, UpstreamError};
@@ -42,11 +42,18 @@ pub async fn send(
     let (request, envelope) = sealed.into_request(checkout.form());
     let exchange = checkout.send(request);
     tokio::select! {
-        outcome = exchange => outcome.map_err(|Undelivered { error, sent }| match (sent, spare) {
-            (Sent::Nothing(request), _) => Failure::Again(Box::new(envelope.reopen(*request)), error),
-            (Sent::OnReusedConnection, Some(spare)) => Failure::Again(Box::new(spare), error),
-            (Sent::OnReusedConnection | Sent::Something, _) => Failure::Final(error),
-        }),
+        outcome = exchange => match outcome {
+            // `Upgrade` never goes out, so nobody is there to speak another protocol (security.md T37).
+            Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                Err(Failure::Final(UpstreamError::Switched))
+            }
+            Ok(response) => Ok(response),
+            Err(Undelivered { error, sent }) => Err(match (sent, spare) {
+                (Sent::Nothing(request), _) => Failure::Again(Box::new(envelope.reopen(*request)), error),
+                (Sent::OnReusedConnection, Some(spare)) => Failure::Again(Box::new(spare), error),
+                (Sent::OnReusedConnection | Sent::Something, _) => Failure::Final(error),
+            }),
+        },
         () = overdue(&upload, limit) => Err(Failure::Final(UpstreamError::ResponseTimeout(limit))),
     }
 }

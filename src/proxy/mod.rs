@@ -159,7 +159,8 @@ impl Proxy {
         let request_id = exchange.request_id().clone();
         let coverage = scheme.as_ref().map_or(Coverage::Nothing, |scheme| scheme.coverage());
         let mut outbound = rewrite::toward(admitted, route, coverage, &self.budget, request_id).await?;
-        exchange.uploading(outbound.upload());
+        let upload = Arc::clone(outbound.upload());
+        exchange.uploading(&upload);
         let mut reuse = Reuse::Allowed;
         loop {
             let grant = match scheme {
@@ -175,7 +176,11 @@ impl Proxy {
                     // Once: two sends of one request at most (security.md 3.3).
                     (outbound, reuse) = (*again, Reuse::Avoided);
                 }
-                Err(Failure::Again(_, error) | Failure::Final(error)) => return Err(ProxyError::Upstream(error)),
+                Err(Failure::Again(_, error) | Failure::Final(error)) => {
+                    // A client that broke off its upload broke off the exchange with it.
+                    let clients = upload.take_failure().map(ProxyError::Body);
+                    return Err(clients.unwrap_or(ProxyError::Upstream(error)));
+                }
             }
         }
     }

@@ -65,10 +65,6 @@ pub async fn toward(
     } else {
         (OutboundBody::streaming(incoming, route.body_idle_timeout, Arc::clone(&upload)), None)
     };
-    if body.length() == Some(0) && matches!(method, Method::POST | Method::PUT | Method::PATCH) {
-        // A method that means to send something says that it is nothing (RFC 9110 8.6); hyper leaves it out.
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(0));
-    }
     let origin = Arc::clone(&route.upstream.origin);
     Ok(Outbound { origin, method, path_and_query, headers, body, payload, upload })
 }
@@ -190,6 +186,11 @@ impl Sealed {
                 if let Ok(host) = HeaderValue::from_str(origin.authority.as_str()) {
                     headers.insert(header::HOST, host);
                 }
+                // RFC 9110 8.6: methods that usually carry content say so when there is none; hyper does not by itself,
+                // and some servers answer 411 without it.
+                if body.length() == Some(0) && matches!(method, Method::POST | Method::PUT | Method::PATCH) {
+                    headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+                }
                 Version::HTTP_11
             }
             Form::Http2 => {
@@ -232,6 +233,7 @@ impl Outbound {
     /// Without the fields of an earlier grant, which a signer would take for the caller's.
     fn without(mut self, granted: &[HeaderName]) -> Self {
         self.headers.remove(header::HOST);
+        self.headers.remove(header::CONTENT_LENGTH);
         for name in granted {
             self.headers.remove(name);
         }

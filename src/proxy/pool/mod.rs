@@ -79,6 +79,9 @@ pub enum UpstreamError {
     /// No response head in time.
     #[error("no response head came within {0:?} (response_timeout)")]
     ResponseTimeout(Duration),
+    /// It answered 101 to a request that asked for no other protocol.
+    #[error("the upstream switched protocols, which nobody asked for")]
+    Switched,
     /// The exchange broke.
     #[error("exchanging HTTP")]
     Http(#[source] hyper::Error),
