@@ -277,7 +277,7 @@ impl Signer {
         let grant = authorize(request, &self.identity, &self.scope, self.now);
         let grant = grant.map_err(|error| TestCaseError::fail(format!("not signed: {error:?}")))?;
         let mut sent = request.headers.clone();
-        for (name, value) in grant.into_fields() {
+        for (name, value) in grant {
             sent.insert(name, value);
         }
         let authorization = sent.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -23,6 +23,8 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout, timeout_at};
 const BUDGET_WAIT: Duration = Duration::from_secs(10);
 /// A body of unknown length claims this much at a time: 64 KiB, the size of hyper's reads.
 const CLAIM_STEP: u64 = 64 * 1024;
+/// A streamed body up to this size can be sent once more after a refusal (security.md 3.2).
+const REPLAY_BUFFER: usize = 64 * 1024;
 /// The budget is counted in these, so that a semaphore of `u32` permits spans 4 TiB.
 const UNIT: u64 = 1024;
 
@@ -47,6 +49,8 @@ struct Streaming {
     incoming: Incoming,
     idle: IdleTimer,
     upload: Arc<Upload>,
+    /// What has passed so far, while it is little enough to be sent once more.
+    kept: Option<BytesMut>,
 }
 
 /// How far a streaming body has come, seen from outside.
@@ -55,6 +59,7 @@ pub struct Upload {
     passed: AtomicU64,
     turn: AtomicU8,
     failure: Mutex<Option<BodyError>>,
+    whole: OnceLock<Bytes>,
 }
 
 /// What an upstream's connection is told of a body that broke off: end the exchange. Why it broke off is kept in its
@@ -92,6 +97,12 @@ impl Upload {
     /// Why the client's side broke off, if it did. Told once.
     pub fn take_failure(&self) -> Option<BodyError> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// The body once more, if all of it passed and it was small enough to be kept.
+    pub fn replay(&self) -> Option<OutboundBody> {
+        let bytes = self.whole.get()?.clone();
+        Some(OutboundBody(Kind::Held { bytes, claim: Arc::new(Claim(None)) }))
     }
 
     fn set(&self, turn: Turn) {
@@ -234,7 +245,9 @@ impl OutboundBody {
             upload.set(Turn::Over);
             return Self::empty();
         }
-        Self(Kind::Streaming(Streaming { incoming, idle: IdleTimer::new(idle), upload }))
+        let small = incoming.size_hint().lower() <= REPLAY_BUFFER as u64;
+        let kept = small.then(BytesMut::new);
+        Self(Kind::Streaming(Streaming { incoming, idle: IdleTimer::new(idle), upload, kept }))
     }
 
     /// The same body once more, if all of it is at hand.
@@ -305,24 +318,42 @@ impl Streaming {
         self.upload.set(Turn::Upstream);
         Poll::Ready(match frame {
             None => {
-                self.upload.set(Turn::Over);
+                self.end();
                 None
             }
             Some(Err(error)) => Some(Err(self.upload.fail(BodyError::Broken(error)))),
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => {
                     self.upload.passed.fetch_add(data.len() as u64, Ordering::Relaxed);
+                    self.keep(&data);
                     if self.incoming.is_end_stream() {
-                        self.upload.set(Turn::Over);
+                        self.end();
                     }
                     Some(Ok(Frame::data(data)))
                 }
                 Err(_trailers) => {
-                    self.upload.set(Turn::Over);
+                    self.end();
                     None
                 }
             },
         })
+    }
+}
+
+impl Streaming {
+    fn keep(&mut self, data: &[u8]) {
+        self.kept = self.kept.take().filter(|kept| kept.len() + data.len() <= REPLAY_BUFFER);
+        if let Some(kept) = &mut self.kept {
+            kept.extend_from_slice(data);
+        }
+    }
+
+    fn end(&mut self) {
+        self.upload.set(Turn::Over);
+        if let Some(kept) = self.kept.take() {
+            // Ends once.
+            let _first = self.upload.whole.set(kept.freeze());
+        }
     }
 }
 

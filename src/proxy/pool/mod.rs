@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use self::connection::H1;
 pub use self::connection::UpstreamBody;
 use self::dial::{Dialer, Established};
+use super::skew::Skew;
 use crate::message::body::OutboundBody;
 use crate::route::Origin;
 use crate::route::upstream::HostPort;
@@ -135,6 +136,7 @@ impl Pool {
         let tls = if origin.scheme == Scheme::HTTPS { Some(self.tls(&origin.tls)?) } else { None };
         let connections = Arc::new(Connections {
             dialer: Dialer::new(origin.clone(), tls, self.tasks.clone()),
+            skew: Skew::default(),
             kept: Mutex::default(),
             dialling: tokio::sync::Mutex::new(()),
         });
@@ -162,6 +164,8 @@ impl Pool {
 #[derive(Debug)]
 pub struct Connections {
     dialer: Dialer,
+    /// Of the origin's clock.
+    skew: Skew,
     kept: Mutex<Kept>,
     /// Held while dialling an origin that may speak HTTP/2, so that a burst of requests makes one connection.
     dialling: tokio::sync::Mutex<()>,
@@ -240,6 +244,11 @@ impl Connections {
             None => Box::pin(self.dial(reuse)).await?,
         };
         Ok(Checkout { ready, home: Arc::clone(self) })
+    }
+
+    /// How far the origin's clock is from ours.
+    pub fn skew(&self) -> &Skew {
+        &self.skew
     }
 
     /// The origin these connections lead to.
