@@ -18,6 +18,8 @@ mod metrics;
 #[cfg(test)]
 mod pool;
 #[cfg(test)]
+mod refusal;
+#[cfg(test)]
 mod role;
 #[cfg(test)]
 mod routes;

@@ -110,3 +110,20 @@ async fn a_hundred_requests_cost_one_sts_call_and_two_roles_share_their_base() {
     assert_eq!(metrics.count("countersign_credential_fetches_total", &["outcome=\"ok\""]), 3, "two roles, one base");
     world.finish().await;
 }
+
+#[tokio::test]
+async fn keys_of_a_role_that_the_api_no_longer_knows_are_fetched_again() {
+    let world = world("external_id = \"team-7\"").await;
+    assert_eq!(world.countersign.get("/orders/1").await.status, 200);
+    let known = world.gateway.received();
+    let credential = known[0].header("authorization").unwrap().split_once("Credential=").unwrap().1;
+    world.keys.remove(credential.split('/').next().unwrap());
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(11)).await;
+    tokio::time::resume();
+    let calls = world.sts.calls();
+    assert_eq!(world.countersign.get("/orders/2").await.status, 200);
+    assert_eq!(world.sts.calls(), calls + 1);
+    assert_eq!(world.gateway.requests(), 3, "one, refused, sent again");
+    world.finish().await;
+}
