@@ -41,7 +41,7 @@ async fn an_upload_that_cannot_be_sent_again_gets_the_refusal_and_the_next_reque
     let world = Plan::bearer().start().await;
     world.tokens.revoke(&world.tokens.issued()[0]);
     later().await;
-    let answer = world.countersign.ask("POST", "/orders", &[], &[7; 70_000]).await;
+    let answer = world.countersign.ask("POST", "/orders", &[], &vec![7; 70_000]).await;
     assert_eq!(answer.status, 401, "the body was too large to be kept");
     world.tokens.until_calls(2).await;
     assert_eq!(world.get("/orders").await.status, 200);
