@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::Request;
 use hyper::body::Incoming;
@@ -184,6 +185,8 @@ impl Sidecar {
         tracing::info!(limit = ?settings.drain_timeout, "stopping: no longer ready, waiting for requests to end");
         let cut = drain.run(settings.drain_timeout, hurry).await;
         tasks.stop().await;
+        // Probes are answered in an instant: nothing is lost by not waiting.
+        admin_drain.run(Duration::ZERO, std::future::ready(())).await;
         if cut == 0 {
             tracing::info!("stopped; every request was answered");
         } else {

@@ -85,7 +85,7 @@ impl Expiry {
 mod tests {
     use super::*;
 
-    const HOUR: Duration = Duration::from_secs(3_600);
+    const HOUR: Duration = Duration::from_hours(1);
 
     #[tokio::test(start_paused = true)]
     async fn a_life_is_over_when_either_clock_says_so() {

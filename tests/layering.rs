@@ -3,6 +3,9 @@
 //! The ranks are read from the table in `src/lib.rs`, so that what is written there is what holds. The source is read as
 //! tokens, without comments and texts; `use` trees and paths are followed, `super` included.
 
+#![cfg(test)]
+#![expect(clippy::string_slice, reason = "cut only where `find` and `char_indices` say that a character begins")]
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -12,6 +12,7 @@ pub mod error;
 pub mod metrics;
 pub mod oauth;
 pub mod refreshing;
+pub mod refusal;
 pub mod request;
 pub mod sigv4;
 pub mod spec;
@@ -72,12 +73,30 @@ impl Scheme {
         match &self.means {
             Means::Bearer { token, header, scheme } => {
                 let lease = token.get().await.map_err(|missing| self.unavailable(missing))?;
-                Ok(Grant::new(vec![(header.clone(), bearer(scheme, &lease.value))]))
+                Ok(Grant::new(vec![(header.clone(), bearer(scheme, &lease.value))], lease.generation))
             }
             Means::SigV4 { keys, scope } => {
                 let lease = keys.get().await.map_err(|missing| self.unavailable(missing))?;
-                sigv4::authorize(request, &lease.value.identity, scope, now)
+                let fields = sigv4::authorize(request, &lease.value.identity, scope, now)?;
+                Ok(Grant::new(fields, lease.generation))
             }
+        }
+    }
+
+    /// The upstream refused a grant of this generation: a newer credential is fetched behind the requests.
+    pub fn reject(&self, generation: u64) {
+        match &self.means {
+            Means::Bearer { token, .. } => token.reject(generation),
+            Means::SigV4 { keys, .. } => keys.reject(generation),
+        }
+    }
+
+    /// The upstream refused a grant of this generation. True once there is a newer credential, within 5 s; false when
+    /// the refused one is itself too new for another to help, or none can be had.
+    pub async fn renew(&self, generation: u64) -> bool {
+        match &self.means {
+            Means::Bearer { token, .. } => token.renew(generation).await,
+            Means::SigV4 { keys, .. } => keys.renew(generation).await,
         }
     }
 

@@ -21,9 +21,9 @@ use crate::clock::{Expiry, Moment};
 use crate::secret::Secret;
 
 /// A token without `expires_in` is believed for this long.
-const ASSUMED_LIFE: Duration = Duration::from_secs(300);
+const ASSUMED_LIFE: Duration = Duration::from_mins(5);
 /// A life beyond Cognito's longest is cut to it.
-const LONGEST_LIFE: Duration = Duration::from_secs(86_400);
+const LONGEST_LIFE: Duration = Duration::from_hours(24);
 /// A shorter life than this is over before it is used.
 const SHORTEST_LIFE: Duration = Duration::from_secs(10);
 /// A token has to fit into API Gateway's 10,240 bytes of headers; this leaves room for other APIs.

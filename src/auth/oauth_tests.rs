@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 
 use tracing::field::{Field, Visit};
@@ -343,7 +344,7 @@ impl tracing::Subscriber for Warnings {
         struct Text(String);
         impl Visit for Text {
             fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-                self.0.push_str(&format!("{}={value:?};", field.name()));
+                write!(self.0, "{}={value:?};", field.name()).unwrap();
             }
         }
         let mut text = Text(format!("{};", event.metadata().level()));

@@ -207,8 +207,7 @@ impl<S: Source> Refreshing<S> {
         self.state.rcu(|state| {
             let held = state.held.clone().map(|mut held| {
                 if held.lease.generation == generation {
-                    let soonest = held.fetched_at + FORCED_REFRESH_FLOOR;
-                    let forced = soonest.max(now.monotonic);
+                    let forced = held.forcible_at().max(now.monotonic);
                     held.forced = Some(held.forced.map_or(forced, |earlier| earlier.min(forced)));
                 }
                 held
@@ -216,6 +215,31 @@ impl<S: Source> Refreshing<S> {
             Arc::new(State { held, failure: state.failure.clone() })
         });
         self.demand.notify_one();
+    }
+
+    /// [`Refreshing::reject`], and waits for what comes of it: true once a newer one is held. False at once when the
+    /// refused one was fetched just now, so that another would fare no better, or when a hold-off is on.
+    ///
+    /// # Cancellation
+    /// Safe: the fetch goes on for the others.
+    pub async fn renew(&self, generation: u64) -> bool {
+        self.reject(generation);
+        let now = self.clock.now();
+        let deadline = now.monotonic + CREDENTIAL_WAIT;
+        let mut tries = self.tries.subscribe();
+        loop {
+            let now = self.clock.now();
+            let state = self.state.load_full();
+            let Some(held) = &state.held else { return false };
+            if held.lease.generation > generation {
+                return true;
+            }
+            let holding_off = state.failure.as_ref().is_some_and(|failure| failure.retry_at > now.monotonic);
+            let too_new = held.forcible_at() > now.monotonic;
+            if holding_off || too_new || timeout_at(deadline, tries.changed()).await.is_err() {
+                return false;
+            }
+        }
     }
 
     /// How the credential fares.
@@ -397,6 +421,11 @@ impl<V> Held<V> {
 
     fn is_near_end(&self, now: Moment) -> bool {
         self.left(now).is_some_and(|left| left <= self.near_end)
+    }
+
+    /// A refusal by the upstream does not have it fetched again before this.
+    fn forcible_at(&self) -> Instant {
+        self.fetched_at + FORCED_REFRESH_FLOOR
     }
 
     /// When a fresh one is wanted, as the clocks stand now: a wall clock that jumps brings it nearer.

@@ -26,17 +26,23 @@ pub struct Unsigned<'a> {
 #[derive(Debug)]
 pub struct Grant {
     fields: Vec<(HeaderName, HeaderValue)>,
+    generation: u64,
 }
 
 impl Grant {
     /// A grant of these fields; secret values are marked sensitive by whoever makes them.
-    pub(super) fn new(fields: Vec<(HeaderName, HeaderValue)>) -> Self {
-        Self { fields }
+    pub(super) fn new(fields: Vec<(HeaderName, HeaderValue)>, generation: u64) -> Self {
+        Self { fields, generation }
     }
 
     /// Nothing to add: `auth = "none"`.
     pub fn nothing() -> Self {
-        Self { fields: Vec::new() }
+        Self { fields: Vec::new(), generation: 0 }
+    }
+
+    /// Which fetch of the credential it was made with.
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// The fields, each of which replaces what is there under its name.

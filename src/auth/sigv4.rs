@@ -12,7 +12,7 @@ use aws_smithy_runtime_api::client::identity::Identity;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::error::AuthError;
-use super::request::{Grant, Unsigned};
+use super::request::Unsigned;
 use super::spec::PayloadSigning;
 
 /// What a signature is for.
@@ -26,7 +26,7 @@ pub struct Scope {
     pub payload: PayloadSigning,
 }
 
-/// Signs `request` at `time`.
+/// Signs `request` at `time`; returns the fields to add.
 ///
 /// # Errors
 /// [`AuthError::Unsignable`] for an `x-amz-*` field that is not plain text; [`AuthError::Signing`] when the signer
@@ -39,7 +39,7 @@ pub fn authorize(
     identity: &Identity,
     scope: &Scope,
     time: SystemTime,
-) -> Result<Grant, AuthError> {
+) -> Result<Vec<(HeaderName, HeaderValue)>, AuthError> {
     let fields = signed_fields(request)?;
     let body = match (scope.payload, request.payload) {
         (PayloadSigning::Unsigned, _) => SignableBody::UnsignedPayload,
@@ -68,7 +68,7 @@ pub fn authorize(
         value.set_sensitive(field.sensitive() || field.name() == header::AUTHORIZATION.as_str());
         Some((HeaderName::from_static(field.name()), value))
     });
-    Ok(Grant::new(fields.collect()))
+    Ok(fields.collect())
 }
 
 fn settings(payload: PayloadSigning) -> SigningSettings {

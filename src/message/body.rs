@@ -5,8 +5,8 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -23,6 +23,8 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout, timeout_at};
 const BUDGET_WAIT: Duration = Duration::from_secs(10);
 /// A body of unknown length claims this much at a time: 64 KiB, the size of hyper's reads.
 const CLAIM_STEP: u64 = 64 * 1024;
+/// A streamed body up to this size can be sent once more after a refusal (security.md 3.2).
+const REPLAY_BUFFER: usize = 64 * 1024;
 /// The budget is counted in these, so that a semaphore of `u32` permits spans 4 TiB.
 const UNIT: u64 = 1024;
 
@@ -47,6 +49,8 @@ struct Streaming {
     incoming: Incoming,
     idle: IdleTimer,
     upload: Arc<Upload>,
+    /// What has passed so far, while it is little enough to be sent once more.
+    kept: Option<BytesMut>,
 }
 
 /// How far a streaming body has come, seen from outside.
@@ -54,7 +58,15 @@ struct Streaming {
 pub struct Upload {
     passed: AtomicU64,
     turn: AtomicU8,
+    failure: Mutex<Option<BodyError>>,
+    whole: OnceLock<Bytes>,
 }
+
+/// What an upstream's connection is told of a body that broke off: end the exchange. Why it broke off is kept in its
+/// [`Upload`], because an HTTP/2 connection forgets the reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the request body broke off")]
+pub struct BrokenOff;
 
 /// Whose move it is in a streaming upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,8 +94,24 @@ impl Upload {
         }
     }
 
+    /// Why the client's side broke off, if it did. Told once.
+    pub fn take_failure(&self) -> Option<BodyError> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// The body once more, if all of it passed and it was small enough to be kept.
+    pub fn replay(&self) -> Option<OutboundBody> {
+        let bytes = self.whole.get()?.clone();
+        Some(OutboundBody(Kind::Held { bytes, claim: Arc::new(Claim(None)) }))
+    }
+
     fn set(&self, turn: Turn) {
         self.turn.store(turn as u8, Ordering::Relaxed);
+    }
+
+    fn fail(&self, error: BodyError) -> BrokenOff {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        BrokenOff
     }
 }
 
@@ -217,7 +245,9 @@ impl OutboundBody {
             upload.set(Turn::Over);
             return Self::empty();
         }
-        Self(Kind::Streaming(Streaming { incoming, idle: IdleTimer::new(idle), upload }))
+        let small = incoming.size_hint().lower() <= REPLAY_BUFFER as u64;
+        let kept = small.then(BytesMut::new);
+        Self(Kind::Streaming(Streaming { incoming, idle: IdleTimer::new(idle), upload, kept }))
     }
 
     /// The same body once more, if all of it is at hand.
@@ -242,9 +272,9 @@ impl OutboundBody {
 
 impl Body for OutboundBody {
     type Data = Bytes;
-    type Error = BodyError;
+    type Error = BrokenOff;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         match &mut self.0 {
             Kind::Empty => Poll::Ready(None),
             Kind::Held { bytes, .. } => {
@@ -274,37 +304,56 @@ impl Body for OutboundBody {
 }
 
 impl Streaming {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         let frame = match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
                 self.upload.set(Turn::Client);
                 ready!(self.idle.poll_elapsed(cx));
-                return Poll::Ready(Some(Err(BodyError::Idle(self.idle.limit()))));
+                let limit = self.idle.limit();
+                return Poll::Ready(Some(Err(self.upload.fail(BodyError::Idle(limit)))));
             }
         };
         self.idle.restart();
         self.upload.set(Turn::Upstream);
         Poll::Ready(match frame {
             None => {
-                self.upload.set(Turn::Over);
+                self.end();
                 None
             }
-            Some(Err(error)) => Some(Err(BodyError::Broken(error))),
+            Some(Err(error)) => Some(Err(self.upload.fail(BodyError::Broken(error)))),
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => {
                     self.upload.passed.fetch_add(data.len() as u64, Ordering::Relaxed);
+                    self.keep(&data);
                     if self.incoming.is_end_stream() {
-                        self.upload.set(Turn::Over);
+                        self.end();
                     }
                     Some(Ok(Frame::data(data)))
                 }
                 Err(_trailers) => {
-                    self.upload.set(Turn::Over);
+                    self.end();
                     None
                 }
             },
         })
+    }
+}
+
+impl Streaming {
+    fn keep(&mut self, data: &[u8]) {
+        self.kept = self.kept.take().filter(|kept| kept.len() + data.len() <= REPLAY_BUFFER);
+        if let Some(kept) = &mut self.kept {
+            kept.extend_from_slice(data);
+        }
+    }
+
+    fn end(&mut self) {
+        self.upload.set(Turn::Over);
+        if let Some(kept) = self.kept.take() {
+            // Ends once.
+            let _first = self.upload.whole.set(kept.freeze());
+        }
     }
 }
 

@@ -63,7 +63,14 @@ impl Target {
         if let Some(query) = path_and_query.query() {
             check_characters(query)?;
         }
-        Ok(Self { path_and_query: path_and_query.clone(), encoded_slash })
+        let path_and_query = match path_and_query.as_str() {
+            // `GET http://orders.local?a HTTP/1.1`: HTTP/1 and the signer would add the slash, HTTP/2 would not.
+            bare if bare.starts_with('?') => {
+                PathAndQuery::try_from(format!("/{bare}")).map_err(|_not_a_uri| TargetError::Unsendable)?
+            }
+            _ => path_and_query.clone(),
+        };
+        Ok(Self { path_and_query, encoded_slash })
     }
 
     /// The path, byte for byte as it came.
@@ -292,6 +299,13 @@ mod tests {
         assert!(parse("/a%2Fb").unwrap().has_encoded_slash());
         assert!(parse("/a%2fb").unwrap().has_encoded_slash());
         assert!(!parse("/a%20b?c=%2F").unwrap().has_encoded_slash());
+    }
+
+    #[test]
+    fn a_query_without_a_path_gets_its_slash() {
+        let uri: http::Uri = "http://orders.local?a=b".parse().unwrap();
+        let target = Target::parse(uri.path_and_query().unwrap()).unwrap();
+        assert_eq!(target.rebase("", "", target.query()).unwrap().as_str(), "/?a=b");
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Response;
+use http::{Response, StatusCode};
 use tokio::time::{Instant, sleep_until};
 
 use super::pool::{Connections, Reuse, Sent, Undelivered, UpstreamBody, UpstreamError};
@@ -16,8 +16,10 @@ use crate::message::body::{Turn, Upload};
 /// A request that got no answer.
 #[derive(Debug)]
 pub enum Failure {
-    /// It may be sent once more: nothing of it was sent, or it is idempotent and met a connection that was closing.
-    Again(Box<Outbound>, UpstreamError),
+    /// Nothing of it was sent: it may go out once more.
+    Unsent(Box<Outbound>, UpstreamError),
+    /// It met a connection that was closing: it may go out once more if it is idempotent.
+    Closing(UpstreamError),
     /// It must not.
     Final(UpstreamError),
 }
@@ -36,17 +38,22 @@ pub async fn send(
     limit: Duration,
 ) -> Result<Response<UpstreamBody>, Failure> {
     let checkout = connections.checkout(reuse).await.map_err(Failure::Final)?;
-    // Only a connection that was used before can have been closing meanwhile; a new one needs no copy.
-    let spare = if checkout.is_reused() && sealed.is_idempotent() { sealed.again() } else { None };
     let upload = sealed.upload();
     let (request, envelope) = sealed.into_request(checkout.form());
     let exchange = checkout.send(request);
     tokio::select! {
-        outcome = exchange => outcome.map_err(|Undelivered { error, sent }| match (sent, spare) {
-            (Sent::Nothing(request), _) => Failure::Again(Box::new(envelope.reopen(*request)), error),
-            (Sent::OnReusedConnection, Some(spare)) => Failure::Again(Box::new(spare), error),
-            (Sent::OnReusedConnection | Sent::Something, _) => Failure::Final(error),
-        }),
+        outcome = exchange => match outcome {
+            // `Upgrade` never goes out, so nobody is there to speak another protocol (security.md T37).
+            Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                Err(Failure::Final(UpstreamError::Switched))
+            }
+            Ok(response) => Ok(response),
+            Err(Undelivered { error, sent }) => Err(match sent {
+                Sent::Nothing(request) => Failure::Unsent(Box::new(envelope.reopen(*request)), error),
+                Sent::OnReusedConnection => Failure::Closing(error),
+                Sent::Something => Failure::Final(error),
+            }),
+        },
         () = overdue(&upload, limit) => Err(Failure::Final(UpstreamError::ResponseTimeout(limit))),
     }
 }

@@ -11,6 +11,7 @@ pub mod pool;
 pub mod record;
 pub mod relay;
 pub mod rewrite;
+pub mod skew;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,14 +25,16 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use self::forward::Failure;
 use self::guard::AllowedHosts;
 use self::outcome::ProxyError;
-use self::pool::{Connections, Pool, Reuse, UpstreamBody};
+use self::pool::{Connections, Pool, Reuse, UpstreamBody, UpstreamError};
 use self::record::{AccessLog, Exchange, Metrics};
 use self::relay::{Permits, Relayed};
+use self::rewrite::{Outbound, Spare};
+use crate::auth::refusal::{self, Refusal};
 use crate::auth::request::Grant;
 use crate::auth::spec::Coverage;
 use crate::auth::{Scheme, Schemes};
-use crate::clock::Clock;
-use crate::message::body::Budget;
+use crate::clock::{Clock, Moment};
+use crate::message::body::{Budget, Upload};
 use crate::message::fields::{self, Trailers};
 use crate::route::{NoMatch, Route, Table};
 use crate::tls::TlsError;
@@ -159,26 +162,80 @@ impl Proxy {
         let request_id = exchange.request_id().clone();
         let coverage = scheme.as_ref().map_or(Coverage::Nothing, |scheme| scheme.coverage());
         let mut outbound = rewrite::toward(admitted, route, coverage, &self.budget, request_id).await?;
-        exchange.uploading(outbound.upload());
+        let upload = Arc::clone(outbound.upload());
+        exchange.uploading(&upload);
+        // Two sends of one request at most (security.md 3.3), and the second on a new connection.
         let mut reuse = Reuse::Allowed;
         loop {
+            let now = connections.skew().correct(self.clock.now().wall);
             let grant = match scheme {
                 None => Grant::nothing(),
-                Some(scheme) => {
-                    scheme.authorize(&outbound.unsigned(), self.clock.now().wall).await.map_err(ProxyError::Auth)?
+                Some(scheme) => scheme.authorize(&outbound.unsigned(), now).await.map_err(ProxyError::Auth)?,
+            };
+            let generation = grant.generation();
+            let sealed = outbound.seal(grant);
+            let spare = sealed.spare();
+            let sent = self.clock.now();
+            let outcome = forward::send(connections, sealed, reuse, route.response_timeout).await;
+            let first = std::mem::replace(&mut reuse, Reuse::Avoided) == Reuse::Allowed;
+            let again = match outcome {
+                Ok(response) => {
+                    let refused = Refused { scheme: scheme.as_deref(), generation, connections, sent };
+                    match self.after_refusal(refused, &response, first, spare).await {
+                        Some(again) => again,
+                        None => return Ok((response, permits, route)),
+                    }
+                }
+                Err(Failure::Unsent(again, _)) if first => *again,
+                Err(Failure::Closing(error)) if first && spare.is_idempotent() => {
+                    spare.into_outbound().ok_or_else(|| broken_off(&upload, error))?
+                }
+                Err(Failure::Unsent(_, error) | Failure::Closing(error) | Failure::Final(error)) => {
+                    return Err(broken_off(&upload, error));
                 }
             };
-            match forward::send(connections, outbound.seal(grant), reuse, route.response_timeout).await {
-                Ok(response) => return Ok((response, permits, route)),
-                Err(Failure::Again(again, error)) if reuse == Reuse::Allowed => {
-                    tracing::debug!(route = %route.name, %error, "sent again");
-                    // Once: two sends of one request at most (security.md 3.3).
-                    (outbound, reuse) = (*again, Reuse::Avoided);
-                }
-                Err(Failure::Again(_, error) | Failure::Final(error)) => return Err(ProxyError::Upstream(error)),
-            }
+            tracing::debug!(route = %route.name, "sent again");
+            outbound = again;
         }
     }
+
+    /// The request once more, if `response` refused its authorisation and another may be taken. What cannot be sent
+    /// again still has the credential renewed, for the requests to come.
+    async fn after_refusal(
+        &self,
+        refused: Refused<'_>,
+        response: &Response<UpstreamBody>,
+        first: bool,
+        spare: Spare,
+    ) -> Option<Outbound> {
+        let Refused { scheme, generation, connections, sent } = refused;
+        let scheme = scheme?;
+        let refusal = refusal::judge(scheme.coverage(), response.status(), response.headers())?;
+        let spare = if first { spare.into_outbound() } else { None };
+        match refusal {
+            Refusal::Credential => {
+                let Some(spare) = spare else {
+                    scheme.reject(generation);
+                    return None;
+                };
+                scheme.renew(generation).await.then_some(spare)
+            }
+            Refusal::Clock => connections.skew().learn(response.headers(), sent, self.clock.now()).then_some(spare)?,
+        }
+    }
+}
+
+/// An exchange without an answer: a client that broke off its upload broke off the exchange with it.
+fn broken_off(upload: &Upload, error: UpstreamError) -> ProxyError {
+    upload.take_failure().map_or(ProxyError::Upstream(error), ProxyError::Body)
+}
+
+/// What an answer is judged against.
+struct Refused<'a> {
+    scheme: Option<&'a Scheme>,
+    generation: u64,
+    connections: &'a Connections,
+    sent: Moment,
 }
 
 impl Snapshot {

@@ -3,7 +3,6 @@
 //! Says whose fault it was. Answers carry fixed words only; what is particular goes to the log under the request id
 //! (security.md 2.6). Imports `auth::error`, `message`.
 
-use std::error::Error;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
@@ -235,7 +234,7 @@ pub enum ProxyError {
     #[error("the request expects something other than 100-continue")]
     Expectation,
     /// The request body could not be read.
-    #[error("reading the request body to sign it")]
+    #[error("taking the request body")]
     Body(#[source] BodyError),
     /// Too many requests.
     #[error("{limit} requests are in flight already ({scope})")]
@@ -323,21 +322,6 @@ fn upstream_code(error: &UpstreamError) -> Code {
         }
         UpstreamError::Tls { .. } | UpstreamError::TlsTimeout { .. } => Code::UpstreamTls,
         UpstreamError::ResponseTimeout(_) => Code::UpstreamTimeout,
-        UpstreamError::Http(error) => match request_body_error(error) {
-            Some(error) => body_code(error),
-            None => Code::UpstreamReset,
-        },
+        UpstreamError::Http(_) | UpstreamError::Switched => Code::UpstreamReset,
     }
-}
-
-/// The client's own body, when that is why an exchange with the upstream broke.
-fn request_body_error(error: &hyper::Error) -> Option<&BodyError> {
-    let mut beneath = error.source();
-    while let Some(cause) = beneath {
-        if let Some(body) = cause.downcast_ref::<BodyError>() {
-            return Some(body);
-        }
-        beneath = cause.source();
-    }
-    None
 }

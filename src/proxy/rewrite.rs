@@ -65,10 +65,6 @@ pub async fn toward(
     } else {
         (OutboundBody::streaming(incoming, route.body_idle_timeout, Arc::clone(&upload)), None)
     };
-    if body.length() == Some(0) && matches!(method, Method::POST | Method::PUT | Method::PATCH) {
-        // A method that means to send something says that it is nothing (RFC 9110 8.6); hyper leaves it out.
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(0));
-    }
     let origin = Arc::clone(&route.upstream.origin);
     Ok(Outbound { origin, method, path_and_query, headers, body, payload, upload })
 }
@@ -158,24 +154,19 @@ impl Sealed {
         Arc::clone(&self.outbound.upload)
     }
 
-    /// Whether doing it twice is the same as once (RFC 9110 9.2.2).
-    pub(super) fn is_idempotent(&self) -> bool {
-        self.outbound.method.is_idempotent()
-    }
-
-    /// The same request once more, not yet authorised, if its body is at hand.
-    pub(super) fn again(&self) -> Option<Outbound> {
+    /// All that a second send would need.
+    pub(super) fn spare(&self) -> Spare {
         let Outbound { origin, method, path_and_query, headers, body, payload, upload } = &self.outbound;
         let again = Outbound {
             origin: Arc::clone(origin),
             method: method.clone(),
             path_and_query: path_and_query.clone(),
             headers: headers.clone(),
-            body: body.replay()?,
+            body: OutboundBody::empty(),
             payload: payload.clone(),
             upload: Arc::clone(upload),
         };
-        Some(again.without(&self.granted))
+        Spare { again: again.without(&self.granted), body: body.replay() }
     }
 
     /// Writes it down in the connection's form. What is left serves to take it back.
@@ -189,6 +180,11 @@ impl Sealed {
                 // An authority is a valid field value: both are printable ASCII.
                 if let Ok(host) = HeaderValue::from_str(origin.authority.as_str()) {
                     headers.insert(header::HOST, host);
+                }
+                // RFC 9110 8.6: methods that usually carry content say so when there is none; hyper does not by itself,
+                // and some servers answer 411 without it.
+                if body.length() == Some(0) && matches!(method, Method::POST | Method::PUT | Method::PATCH) {
+                    headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
                 }
                 Version::HTTP_11
             }
@@ -204,6 +200,26 @@ impl Sealed {
         *request.version_mut() = version;
         *request.headers_mut() = headers;
         (request, Envelope { origin, path_and_query, payload, upload, granted })
+    }
+}
+
+/// A request that may have to be sent once more, but for its body.
+#[derive(Debug)]
+pub(super) struct Spare {
+    again: Outbound,
+    body: Option<OutboundBody>,
+}
+
+impl Spare {
+    /// Whether doing it twice is the same as once (RFC 9110 9.2.2).
+    pub(super) fn is_idempotent(&self) -> bool {
+        self.again.method.is_idempotent()
+    }
+
+    /// The request, not yet authorised, if its whole body is still at hand.
+    pub(super) fn into_outbound(self) -> Option<Outbound> {
+        let body = self.body.or_else(|| self.again.upload.replay())?;
+        Some(Outbound { body, ..self.again })
     }
 }
 
@@ -232,6 +248,7 @@ impl Outbound {
     /// Without the fields of an earlier grant, which a signer would take for the caller's.
     fn without(mut self, granted: &[HeaderName]) -> Self {
         self.headers.remove(header::HOST);
+        self.headers.remove(header::CONTENT_LENGTH);
         for name in granted {
             self.headers.remove(name);
         }

@@ -7,7 +7,7 @@ use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -49,11 +49,11 @@ where
     B: Body<Data = Bytes> + 'static,
     B::Error: std::error::Error + Send + Sync + 'static,
 {
-    let busy = Arc::new(AtomicBool::new(false));
-    let io = TimedIo::new(io, timers, Arc::clone(&busy));
+    let turns = Arc::new(Turns::default());
+    let io = TimedIo::new(io, timers, Arc::clone(&turns));
     let service = service_fn(|request| {
-        busy.store(true, Ordering::Relaxed);
-        let during = During { busy: Arc::clone(&busy), in_flight: drain.enter() };
+        turns.begin();
+        let during = During { turns: Arc::clone(&turns), in_flight: drain.enter() };
         let answer = service(request);
         async {
             let mut response = answer.await;
@@ -89,17 +89,32 @@ fn log_end(outcome: Result<(), hyper::Error>) {
     }
 }
 
+/// What the service tells the socket about requests.
+#[derive(Debug, Default)]
+struct Turns {
+    busy: AtomicBool,
+    /// How many have begun: one may begin and end without the socket being read meanwhile.
+    begun: AtomicU64,
+}
+
+impl Turns {
+    fn begin(&self) {
+        self.busy.store(true, Ordering::Relaxed);
+        self.begun.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 /// Marks the connection busy, and the process, until the answer's end.
 #[derive(Debug)]
 struct During {
-    busy: Arc<AtomicBool>,
+    turns: Arc<Turns>,
     #[expect(dead_code, reason = "held for its drop")]
     in_flight: InFlight,
 }
 
 impl Drop for During {
     fn drop(&mut self) {
-        self.busy.store(false, Ordering::Relaxed);
+        self.turns.busy.store(false, Ordering::Relaxed);
     }
 }
 
@@ -133,7 +148,9 @@ impl<B: Body> Body for Answer<B> {
 struct TimedIo<IO> {
     io: IO,
     timers: Timers,
-    busy: Arc<AtomicBool>,
+    turns: Arc<Turns>,
+    /// Requests known to have begun.
+    known: u64,
     waiting: Waiting,
     sleep: Option<Pin<Box<Sleep>>>,
 }
@@ -150,14 +167,18 @@ enum Waiting {
 }
 
 impl<IO> TimedIo<IO> {
-    fn new(io: IO, timers: Timers, busy: Arc<AtomicBool>) -> Self {
-        Self { io, timers, busy, waiting: Waiting::Head(Instant::now()), sleep: None }
+    fn new(io: IO, timers: Timers, turns: Arc<Turns>) -> Self {
+        Self { io, timers, turns, known: 0, waiting: Waiting::Head(Instant::now()), sleep: None }
     }
 
     /// Keeps track of what is waited for, and returns until when; `None` while a request is served.
     fn deadline(&mut self) -> Option<Instant> {
-        if self.busy.load(Ordering::Relaxed) {
+        let begun = self.turns.begun.load(Ordering::Relaxed);
+        if begun != self.known {
+            self.known = begun;
             self.waiting = Waiting::Service;
+        }
+        if self.turns.busy.load(Ordering::Relaxed) {
             return None;
         }
         if let Waiting::Service = self.waiting {

@@ -139,15 +139,12 @@ mod tests {
     async fn leaving_lasts_until_it_has_been_quiet() {
         let drain = Drain::default();
         let request = drain.enter();
-        let running = tokio::spawn({
-            let drain = drain.clone();
-            async move { drain.run(Duration::from_secs(60), std::future::pending()).await }
-        });
-        tokio::time::sleep(Duration::from_secs(10)).await;
-        assert!(drain.is_leaving() && !running.is_finished());
+        let mut running = std::pin::pin!(drain.run(Duration::from_mins(1), std::future::pending()));
+        let busy = tokio::time::timeout(Duration::from_secs(10), running.as_mut()).await;
+        assert!(busy.is_err() && drain.is_leaving());
         drop(request);
         let ended = Instant::now();
-        assert_eq!(running.await.unwrap(), 0);
+        assert_eq!(running.await, 0);
         assert!(ended.elapsed() >= QUIET, "{:?}", ended.elapsed());
     }
 

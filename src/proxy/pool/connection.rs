@@ -85,7 +85,9 @@ impl H1 {
         });
         let Some(outcome) = first.await else {
             // The connection is over and nobody answers: a request that still lies in the channel to it would wait for
-            // ever. Without the sender the channel ends and hands it back (deps.md 4.1).
+            // ever. Without both its ends the channel hands it back (deps.md 4.1). The task that drove a connection has
+            // dropped the far one; here it is the finished future itself that holds it.
+            drop(driver);
             drop(sender);
             return match answer.await {
                 Ok(response) => Ok(response.map(UpstreamBody::shared)),
@@ -111,13 +113,17 @@ impl H1 {
 
     fn drive_by_task(&mut self, home: &Connections) {
         let (over, ended) = oneshot::channel();
-        if let Driver::Inline(connection) = std::mem::replace(&mut self.driver, Driver::Task(ended)) {
-            home.dialer.spawn("http1-connection", async move {
-                // How it ended is told by the exchange that was on it.
-                drop(connection.await);
-                drop(over);
-            });
-        }
+        let driver = std::mem::replace(&mut self.driver, Driver::Task(ended));
+        let Driver::Inline(connection) = driver else {
+            // An earlier upload has set a task on it already.
+            self.driver = driver;
+            return;
+        };
+        home.dialer.spawn("http1-connection", async move {
+            // How it ended is told by the exchange that was on it.
+            drop(connection.await);
+            drop(over);
+        });
     }
 }
 
@@ -189,6 +195,8 @@ impl Body for UpstreamBody {
             }
         }
         match &frame {
+            // Nothing comes after trailers, and nobody may ask whether something does.
+            Poll::Ready(Some(Ok(frame))) if frame.is_trailers() => this.release(),
             Poll::Ready(Some(Ok(_))) => this.release_at_end(),
             Poll::Ready(None) => this.release(),
             Poll::Ready(Some(Err(_))) => this.connection = None,

@@ -62,12 +62,12 @@ impl Dialer {
         let tcp = timeout(limit, self.connect())
             .await
             .map_err(|_elapsed| UpstreamError::ConnectTimeout { dial: self.origin.dial.clone(), limit })??;
-        let Some(tls) = &self.tls else { return self.http1(Stream::Plain(tcp)).await };
+        let Some(tls) = &self.tls else { return self.http1(Stream::plain(tcp)).await };
         let stream = self.handshake(tls, tcp).await?;
         if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
             self.http2(stream).await
         } else {
-            self.http1(Stream::Tls(Box::new(stream))).await
+            self.http1(Stream::tls(stream)).await
         }
     }
 
@@ -164,27 +164,77 @@ impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Executo
 }
 
 /// A connection's bytes.
+///
+/// A peer that answers a request before it has all of it, a 413 say, and closes, makes the next write fail while its
+/// answer lies in our receive buffer. So a write that fails because the peer has closed is no error: what is written from
+/// then on is thrown away, and reading tells what the peer had to say, if only that it has closed.
 #[derive(Debug)]
-pub(super) enum Stream {
+pub(super) struct Stream {
+    io: Io,
+    hears: Hears,
+}
+
+#[derive(Debug)]
+enum Io {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
+/// Whether the peer still reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hears {
+    Yes,
+    No,
+}
+
+impl Stream {
+    fn plain(stream: TcpStream) -> Self {
+        Self { io: Io::Plain(stream), hears: Hears::Yes }
+    }
+
+    fn tls(stream: TlsStream<TcpStream>) -> Self {
+        Self { io: Io::Tls(Box::new(stream)), hears: Hears::Yes }
+    }
+
+    /// Runs a write of some kind; `done` is what it comes to once the peer no longer reads.
+    fn poll_toward_peer<T>(
+        &mut self,
+        done: T,
+        write: impl FnOnce(Pin<&mut (dyn AsyncWrite + Unpin)>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if self.hears == Hears::No {
+            return Poll::Ready(Ok(done));
+        }
+        let written = match &mut self.io {
+            Io::Plain(stream) => write(Pin::new(stream)),
+            Io::Tls(stream) => write(Pin::new(stream)),
+        };
+        if let Poll::Ready(Err(error)) = &written
+            && is_closed_by_peer(error)
+        {
+            self.hears = Hears::No;
+            return Poll::Ready(Ok(done));
+        }
+        written
+    }
+}
+
+fn is_closed_by_peer(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+}
+
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+        match &mut self.get_mut().io {
+            Io::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Io::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
         }
     }
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
-        }
+        self.get_mut().poll_toward_peer(bytes.len(), |stream| stream.poll_write(cx, bytes))
     }
 
     fn poll_write_vectored(
@@ -192,30 +242,22 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
-        }
+        let all = pieces.iter().map(|piece| piece.len()).sum();
+        self.get_mut().poll_toward_peer(all, |stream| stream.poll_write_vectored(cx, pieces))
     }
 
     fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Plain(stream) => stream.is_write_vectored(),
-            Self::Tls(stream) => stream.is_write_vectored(),
+        match &self.io {
+            Io::Plain(stream) => stream.is_write_vectored(),
+            Io::Tls(stream) => stream.is_write_vectored(),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
-        }
+        self.get_mut().poll_toward_peer((), |stream| stream.poll_flush(cx))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
+        self.get_mut().poll_toward_peer((), |stream| stream.poll_shutdown(cx))
     }
 }

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use self::connection::H1;
 pub use self::connection::UpstreamBody;
 use self::dial::{Dialer, Established};
+use super::skew::Skew;
 use crate::message::body::OutboundBody;
 use crate::route::Origin;
 use crate::route::upstream::HostPort;
@@ -79,6 +80,9 @@ pub enum UpstreamError {
     /// No response head in time.
     #[error("no response head came within {0:?} (response_timeout)")]
     ResponseTimeout(Duration),
+    /// It answered 101 to a request that asked for no other protocol.
+    #[error("the upstream switched protocols, which nobody asked for")]
+    Switched,
     /// The exchange broke.
     #[error("exchanging HTTP")]
     Http(#[source] hyper::Error),
@@ -132,6 +136,7 @@ impl Pool {
         let tls = if origin.scheme == Scheme::HTTPS { Some(self.tls(&origin.tls)?) } else { None };
         let connections = Arc::new(Connections {
             dialer: Dialer::new(origin.clone(), tls, self.tasks.clone()),
+            skew: Skew::default(),
             kept: Mutex::default(),
             dialling: tokio::sync::Mutex::new(()),
         });
@@ -159,6 +164,8 @@ impl Pool {
 #[derive(Debug)]
 pub struct Connections {
     dialer: Dialer,
+    /// Of the origin's clock.
+    skew: Skew,
     kept: Mutex<Kept>,
     /// Held while dialling an origin that may speak HTTP/2, so that a burst of requests makes one connection.
     dialling: tokio::sync::Mutex<()>,
@@ -237,6 +244,11 @@ impl Connections {
             None => Box::pin(self.dial(reuse)).await?,
         };
         Ok(Checkout { ready, home: Arc::clone(self) })
+    }
+
+    /// How far the origin's clock is from ours.
+    pub fn skew(&self) -> &Skew {
+        &self.skew
     }
 
     /// The origin these connections lead to.

@@ -1,0 +1,10 @@
+//! The binary itself: arguments, environment, signals, exit codes, and what it prints.
+
+#[cfg(test)]
+mod commands;
+#[cfg(test)]
+mod credentials;
+#[cfg(test)]
+mod process;
+#[cfg(test)]
+mod run;

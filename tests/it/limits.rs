@@ -1,0 +1,168 @@
+//! Limits: what is too much is refused at once, and what is too slow is closed.
+
+use std::time::Duration;
+
+use standin::body::full;
+use tokio::time::Instant;
+
+use crate::support::{Plan, held, hold};
+
+async fn only_so_many_at_once(plan: Plan, scope: &str) {
+    let (responder, mut taken) = hold();
+    let world = plan.respond("/prod/held", responder).start().await;
+    let (mut one, mut two) = (world.countersign.connect().await, world.countersign.connect().await);
+    one.writer.request("GET", "/held", &[], b"").await;
+    let first = held(&mut taken).await;
+    two.writer.request("GET", "/held", &[], b"").await;
+    let second = held(&mut taken).await;
+    let refused = world.countersign.ask("GET", "/", &[("x-request-id", scope)], b"").await;
+    assert_eq!(refused.verdict(), (503, "overloaded"));
+    assert_eq!(refused.header("retry-after"), Some("2"));
+    assert!(world.countersign.access_line(scope).await["error"].as_str().unwrap().contains("2 requests"));
+    assert_eq!(world.countersign.page("/readyz").await.status, 200, "one slow API does not unready the pod");
+    first.answer_with(full("one"));
+    assert_eq!(one.reader.answer("GET").await.text(), "one");
+    assert_eq!(world.get("/").await.status, 200, "there is room again");
+    second.answer_with(full("two"));
+    assert_eq!(two.reader.answer("GET").await.text(), "two");
+    assert_eq!(world.gateway.requests(), 3);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn only_so_many_requests_are_in_flight() {
+    only_so_many_at_once(Plan::open().proxy("max_in_flight = 2"), "of-all").await;
+}
+
+#[tokio::test]
+async fn only_so_many_requests_of_a_route_are_in_flight() {
+    only_so_many_at_once(Plan::open().route("max_in_flight = 2"), "of-route").await;
+}
+
+#[tokio::test]
+async fn a_full_route_leaves_room_for_others() {
+    let (responder, mut taken) = hold();
+    let other = "[[route]]\npath = \"/other\"\nauth = \"none\"\nconnect_to = \"127.0.0.1:PORT\"\n\
+                 upstream = \"https://abc123.execute-api.ap-northeast-1.amazonaws.com/prod\"\n";
+    let plan = Plan::open().route("max_in_flight = 1").add(other).respond("/prod/held", responder);
+    let world = plan.start().await;
+    let mut client = world.countersign.connect().await;
+    client.writer.request("GET", "/held", &[], b"").await;
+    let held = held(&mut taken).await;
+    assert_eq!(world.get("/").await.verdict(), (503, "overloaded"));
+    assert_eq!(world.get("/other").await.status, 200);
+    held.answer_with(full("done"));
+    assert_eq!(client.reader.answer("GET").await.status, 200);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_connection_too_many_is_told_so() {
+    let world = Plan::open().proxy("max_connections = 2").start().await;
+    let (mut one, mut two) = (world.countersign.connect().await, world.countersign.connect().await);
+    assert_eq!((one.get("/").await.status, two.get("/").await.status), (200, 200));
+    let mut three = world.countersign.connect().await;
+    let refused = three.reader.answer("GET").await;
+    assert_eq!(refused.verdict(), (503, "overloaded"));
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    assert!(three.reader.is_over().await);
+    assert_eq!(one.get("/").await.status, 200, "those that are in stay in");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn bodies_held_for_signing_take_turns() {
+    const BODY: usize = 64 * 1024;
+    let plan = Plan::sigv4().proxy("buffer_budget = \"64KiB\"").upstream("max_body = \"64KiB\"");
+    let world = plan.start().await;
+    let (mut one, mut two) = (world.countersign.connect().await, world.countersign.connect().await);
+    let head = format!("PUT / HTTP/1.1\r\nhost: localhost\r\ncontent-length: {BODY}\r\n\r\n");
+    one.writer.send(format!("{head}a")).await;
+    world.countersign.until(|metrics| metrics.count("countersign_requests_in_flight", &[]) == 1).await;
+    two.writer.send([head.as_bytes(), &vec![b'b'; BODY]].concat()).await;
+    world.countersign.until(|metrics| metrics.count("countersign_requests_in_flight", &[]) == 2).await;
+    assert!(two.reader.is_silent());
+    assert_eq!(world.gateway.requests(), 0);
+    one.writer.send(vec![b'a'; BODY - 1]).await;
+    assert_eq!(one.reader.answer("PUT").await.json()["body_bytes"], BODY);
+    assert_eq!(two.reader.answer("PUT").await.json()["body_bytes"], BODY);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_slow_ends_the_connection() {
+    let world = Plan::open().proxy("header_timeout = \"200ms\"").start().await;
+    let mut client = world.countersign.connect().await;
+    assert_eq!(client.get("/").await.status, 200);
+    let begun = Instant::now();
+    client.writer.send("GET / HTTP/1.1\r\nhost: loc").await;
+    assert!(client.reader.is_over().await);
+    let taken = begun.elapsed();
+    assert!(taken >= Duration::from_millis(200) && taken < Duration::from_secs(5), "{taken:?}");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_head_that_drips_has_no_more_time() {
+    let world = Plan::open().proxy("header_timeout = \"200ms\"").start().await;
+    let mut client = world.countersign.connect().await;
+    let mut ticks = tokio::time::interval(Duration::from_millis(20));
+    let mut sent = 0;
+    while client.writer.try_send("G").await.is_ok() {
+        ticks.tick().await;
+        sent += 1;
+        assert!(sent < 200, "each byte gives it more time");
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_after_the_idle_limit() {
+    let world = Plan::open().proxy("idle_timeout = \"200ms\"").start().await;
+    let (mut unused, mut used) = (world.countersign.connect().await, world.countersign.connect().await);
+    assert_eq!(used.get("/").await.status, 200);
+    assert_eq!(used.ask("POST", "/", &[], b"streamed").await.status, 200);
+    let begun = Instant::now();
+    assert!(unused.reader.is_over().await);
+    assert!(used.reader.is_over().await);
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_kept_connection_may_idle_longer_than_a_head_may_take() {
+    let world = Plan::open().proxy("header_timeout = \"100ms\"").start().await;
+    let mut client = world.countersign.connect().await;
+    for _ in 0..2 {
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        assert_eq!(client.get("/").await.status, 200);
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_request_under_way_outlives_the_limits_on_silence() {
+    let (responder, mut taken) = hold();
+    let plan = Plan::open().proxy("header_timeout = \"100ms\"\nidle_timeout = \"100ms\"");
+    let world = plan.respond("/prod/slow", responder).start().await;
+    let mut client = world.countersign.connect().await;
+    client.writer.request("GET", "/slow", &[], b"").await;
+    let held = held(&mut taken).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    held.answer_with(full("late"));
+    assert_eq!(client.reader.answer("GET").await.text(), "late");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_large_is_refused() {
+    let world = Plan::open().start().await;
+    let long = format!("GET / HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n", "y".repeat(33 * 1024));
+    let many = format!("GET / HTTP/1.1\r\nhost: localhost\r\n{}\r\n", "x: y\r\n".repeat(101));
+    for request in [long, many] {
+        let mut client = world.countersign.connect().await;
+        assert_eq!(client.raw(request).await.status, 431);
+    }
+    assert_eq!(world.gateway.requests(), 0);
+    world.finish().await;
+}

@@ -1,0 +1,35 @@
+//! The front door: the real sidecar in this process, on real sockets, between a client of bytes and stand-ins of AWS.
+//!
+//! Every test ends with [`support::Countersign::finish`], which stops the sidecar and looks for the test's secrets in
+//! everything that was said meanwhile: all logs at trace level, the admin pages, and countersign's own answers.
+
+#[cfg(test)]
+mod bearer;
+#[cfg(test)]
+mod errors;
+#[cfg(test)]
+mod guard;
+#[cfg(test)]
+mod hygiene;
+#[cfg(test)]
+mod limits;
+#[cfg(test)]
+mod metrics;
+#[cfg(test)]
+mod pool;
+#[cfg(test)]
+mod refusal;
+#[cfg(test)]
+mod role;
+#[cfg(test)]
+mod routes;
+#[cfg(test)]
+mod sigv4;
+#[cfg(test)]
+mod stop;
+#[cfg(test)]
+mod streaming;
+#[cfg(test)]
+mod support;
+#[cfg(test)]
+mod truncation;

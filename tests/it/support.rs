@@ -1,0 +1,287 @@
+//! The sidecar under test, and what stands around it.
+
+mod client;
+mod log;
+mod metrics;
+mod wire;
+mod world;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use countersign::app::{Ended, Sidecar};
+use countersign::clock::Clock;
+use countersign::config::{self, Environment, Source};
+use standin::Authority;
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+
+pub(crate) use client::{Answer, Client, Piece};
+pub(crate) use metrics::Metrics;
+pub(crate) use wire::Wire;
+pub(crate) use world::{Held, Plan, World, app_client, held, hold, iam, piece, seen, token, user};
+
+/// The API's own name; `connect_to` leads it to a stand-in.
+pub(crate) const API: &str = "abc123.execute-api.ap-northeast-1.amazonaws.com";
+pub(crate) const REGION: &str = "ap-northeast-1";
+
+/// Nothing here takes this long unless it hangs.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Waits for something that must happen.
+pub(crate) async fn within<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(DEADLINE, what).await.expect("this should have happened long ago")
+}
+
+/// A config in the making.
+pub(crate) struct Setup {
+    proxy: String,
+    upstream: String,
+    rest: String,
+    environment: Vec<(String, String)>,
+    secrets: Vec<String>,
+    folder: TempDir,
+    clock: Clock,
+}
+
+impl Setup {
+    /// Listens on free ports, and trusts `authority` besides the system's roots.
+    pub(crate) fn new(authority: &Authority) -> Self {
+        let folder = TempDir::new().unwrap();
+        authority.write_pem(folder.path());
+        let (proxy, upstream, rest) = (String::new(), "ca_file = \"ca.pem\"\n".to_owned(), String::new());
+        Self { proxy, upstream, rest, environment: Vec::new(), secrets: Vec::new(), folder, clock: Clock::system() }
+    }
+
+    /// Lines of `[proxy]`.
+    pub(crate) fn proxy(mut self, lines: &str) -> Self {
+        self.proxy += lines;
+        self.proxy.push('\n');
+        self
+    }
+
+    /// Lines of `[upstream]`.
+    pub(crate) fn upstream(mut self, lines: &str) -> Self {
+        self.upstream += lines;
+        self.upstream.push('\n');
+        self
+    }
+
+    /// Whole tables.
+    pub(crate) fn add(mut self, tables: &str) -> Self {
+        self.rest += tables;
+        self.rest.push('\n');
+        self
+    }
+
+    /// An environment variable whose value must never be shown.
+    pub(crate) fn secret(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self.secrets.push(value.to_owned());
+        self
+    }
+
+    /// The wall clock that signatures and expiries go by.
+    pub(crate) fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Runs it.
+    pub(crate) async fn start(self) -> Countersign {
+        let Self { proxy, upstream, rest, environment, secrets, folder, clock } = self;
+        let log = log::Log::shared();
+        let text = format!(
+            "[proxy]\nlisten = [\"127.0.0.1:0\"]\n{proxy}\n[admin]\nlisten = \"127.0.0.1:0\"\n\
+             health_listen = \"127.0.0.1:0\"\n\n[upstream]\n{upstream}\n{rest}"
+        );
+        let source = Source { name: "test".to_owned(), text, folder: folder.path().to_owned() };
+        let compiled =
+            config::load(&source, &Environment::new(environment)).unwrap_or_else(|report| panic!("{report}"));
+        let said_before = log.length();
+        let sidecar = Box::pin(Sidecar::bind(compiled, clock)).await.unwrap();
+        let addresses = sidecar.addresses();
+        let (stop, stopped) = oneshot::channel();
+        let (hurry, hurried) = oneshot::channel();
+        let mut running = JoinSet::new();
+        running.spawn(sidecar.run(told(stopped), told(hurried)));
+        Countersign {
+            proxy: addresses.proxy[0],
+            own: addresses.own.iter().map(|(_, bound)| *bound).collect(),
+            admin: addresses.admin,
+            health: addresses.health.unwrap(),
+            stop: Some(stop),
+            hurry: Some(hurry),
+            running,
+            secrets,
+            own_words: OwnWords::default(),
+            said_before,
+            finished: false,
+            _folder: folder,
+        }
+    }
+}
+
+/// Ready when told; never, when the teller is gone.
+async fn told(teller: oneshot::Receiver<()>) {
+    if teller.await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Answers that countersign made itself, to be searched for secrets.
+#[derive(Clone, Default)]
+pub(crate) struct OwnWords(Arc<Mutex<String>>);
+
+impl OwnWords {
+    fn add(&self, text: &str) {
+        self.0.lock().unwrap().push_str(text);
+    }
+}
+
+/// A sidecar that runs.
+pub(crate) struct Countersign {
+    pub(crate) proxy: SocketAddr,
+    /// The routes' own ports, as bound.
+    pub(crate) own: Vec<SocketAddr>,
+    pub(crate) admin: SocketAddr,
+    pub(crate) health: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    hurry: Option<oneshot::Sender<()>>,
+    running: JoinSet<Ended>,
+    secrets: Vec<String>,
+    own_words: OwnWords,
+    said_before: usize,
+    finished: bool,
+    _folder: TempDir,
+}
+
+impl Countersign {
+    /// A new connection to the main port.
+    pub(crate) async fn connect(&self) -> Client {
+        self.connect_to(self.proxy).await
+    }
+
+    /// A new connection to one of its ports.
+    pub(crate) async fn connect_to(&self, address: SocketAddr) -> Client {
+        Client::connect(address, self.own_words.clone()).await
+    }
+
+    /// One GET on a connection of its own.
+    pub(crate) async fn get(&self, target: &str) -> Answer {
+        self.ask("GET", target, &[], b"").await
+    }
+
+    /// One request on a connection of its own.
+    pub(crate) async fn ask(&self, method: &str, target: &str, fields: &[(&str, &str)], body: &[u8]) -> Answer {
+        self.connect().await.ask(method, target, fields, body).await
+    }
+
+    /// An admin page.
+    pub(crate) async fn page(&self, path: &str) -> Answer {
+        let answer = self.connect_to(self.admin).await.ask("GET", path, &[], b"").await;
+        self.own_words.add(&answer.text());
+        answer
+    }
+
+    /// What is counted.
+    pub(crate) async fn metrics(&self) -> Metrics {
+        Metrics::parse(&self.page("/metrics").await.text())
+    }
+
+    /// Waits until what is counted satisfies `condition`.
+    pub(crate) async fn until(&self, condition: impl Fn(&Metrics) -> bool) -> Metrics {
+        within(async {
+            loop {
+                let metrics = self.metrics().await;
+                if condition(&metrics) {
+                    return metrics;
+                }
+            }
+        })
+        .await
+    }
+
+    /// Waits until no credential is in its first try.
+    pub(crate) async fn until_ready(&self) {
+        within(async { while self.page("/readyz").await.status != 200 {} }).await;
+    }
+
+    /// What was logged since the start, by all tests of this process.
+    pub(crate) fn log(&self) -> String {
+        log::Log::shared().since(self.said_before)
+    }
+
+    /// The line of the access log that has this request id.
+    pub(crate) async fn access_line(&self, request_id: &str) -> serde_json::Value {
+        let find = || {
+            let lines = self.log();
+            let line = lines.lines().find(|line| line.contains("\"access\"") && line.contains(request_id));
+            line.map(|line| serde_json::from_str(line).unwrap())
+        };
+        within(async {
+            loop {
+                if let Some(line) = find() {
+                    return line;
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+    }
+
+    /// More that must not be shown.
+    pub(crate) fn hide(&mut self, secrets: impl IntoIterator<Item = String>) {
+        self.secrets.extend(secrets);
+    }
+
+    /// Asks it to stop.
+    pub(crate) fn stop(&mut self) {
+        self.stop.take().unwrap().send(()).unwrap();
+    }
+
+    /// Asks it not to wait.
+    pub(crate) fn hurry(&mut self) {
+        self.hurry.take().unwrap().send(()).unwrap();
+    }
+
+    /// Waits until it has stopped.
+    pub(crate) async fn ended(&mut self) -> Ended {
+        within(self.running.join_next()).await.expect("it was running").expect("it did not panic")
+    }
+
+    /// Stops it, without waiting for the quiet that a drain wants, and searches for secrets.
+    pub(crate) async fn finish(mut self) {
+        self.until(|metrics| metrics.count("countersign_requests_in_flight", &[]) == 0).await;
+        let _readiness = self.page("/readyz").await;
+        self.stop();
+        self.hurry();
+        assert_eq!(self.ended().await, Ended { cut: 0 });
+        self.finish_stopped();
+    }
+
+    /// Searches for secrets, after a stop of the test's own.
+    pub(crate) fn finish_stopped(mut self) {
+        self.finished = true;
+        assert!(self.running.is_empty(), "it still runs");
+        let log = self.log();
+        let words = std::mem::take(&mut *self.own_words.0.lock().unwrap());
+        for secret in self.secrets.iter().filter(|secret| !secret.is_empty()) {
+            for form in [secret.clone(), STANDARD.encode(secret)] {
+                assert!(!log.contains(&form), "a secret is in the log: {form}");
+                assert!(!words.contains(&form), "a secret is in a page or an answer: {form}");
+            }
+        }
+    }
+}
+
+impl Drop for Countersign {
+    fn drop(&mut self) {
+        assert!(self.finished || std::thread::panicking(), "the test forgot to finish");
+    }
+}

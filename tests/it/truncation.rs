@@ -1,0 +1,153 @@
+//! A body that breaks off on one side breaks off on the other; it never looks complete.
+
+use bytes::Bytes;
+use http::Response;
+use standin::body::channel;
+use standin::{Alpn, BodyEnd};
+
+use crate::support::{Piece, Plan, Wire, held, hold, within};
+
+/// The API sends the head and a part, then breaks off.
+async fn an_answer_that_breaks_off(alpn: Alpn, length: Option<&str>) {
+    let (responder, mut taken) = hold();
+    let world = Plan::bearer().alpn(alpn).respond("/prod/down", responder).start().await;
+    let mut client = world.countersign.connect().await;
+    client.writer.request("GET", "/down", &[], b"").await;
+    let (mut api, body) = channel(1);
+    let mut response = Response::new(body);
+    if let Some(length) = length {
+        response.headers_mut().insert("content-length", length.parse().unwrap());
+    }
+    held(&mut taken).await.answer(response);
+    assert_eq!(client.reader.head("GET").await.status, 200);
+    within(api.send_data(Bytes::from_static(b"part"))).await.unwrap();
+    assert_eq!(client.reader.piece().await, Piece::Data(b"part".to_vec()));
+    api.abort("broken on purpose".into());
+    assert_eq!(client.reader.piece().await, Piece::Cut);
+    let metrics = world.countersign.until(|metrics| metrics.ended("upstream-truncated") == 1).await;
+    assert_eq!(metrics.ended("delivered"), 0);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn an_answer_with_a_length_that_breaks_off_is_cut() {
+    an_answer_that_breaks_off(Alpn::Http1, Some("10")).await;
+}
+
+#[tokio::test]
+async fn a_chunked_answer_that_breaks_off_is_cut() {
+    an_answer_that_breaks_off(Alpn::Http1, None).await;
+}
+
+#[tokio::test]
+async fn an_http_2_answer_that_breaks_off_is_cut() {
+    an_answer_that_breaks_off(Alpn::Http2, None).await;
+    an_answer_that_breaks_off(Alpn::Http2, Some("10")).await;
+}
+
+#[tokio::test]
+async fn a_stalled_answer_is_cut_after_the_idle_limit() {
+    let (responder, mut taken) = hold();
+    let plan = Plan::bearer().upstream("body_idle_timeout = \"200ms\"");
+    let world = plan.respond("/prod/down", responder).start().await;
+    let mut client = world.countersign.connect().await;
+    client.writer.request("GET", "/down", &[], b"").await;
+    let (_api, body) = channel(1);
+    held(&mut taken).await.answer_with(body);
+    assert_eq!(client.reader.head("GET").await.status, 200);
+    assert_eq!(client.reader.piece().await, Piece::Cut);
+    assert_eq!(world.countersign.metrics().await.ended("upstream-truncated"), 1);
+    world.finish().await;
+}
+
+/// The client sends a part, then leaves.
+async fn an_upload_that_breaks_off(alpn: Alpn, framing: &str, part: &str, nonsense: Option<&str>) {
+    let (responder, mut taken) = hold();
+    let world = Plan::bearer().alpn(alpn).respond("/prod/up", responder).start().await;
+    let mut client = world.countersign.connect().await;
+    client.writer.send(format!("PUT /up HTTP/1.1\r\nhost: localhost\r\n{framing}\r\n\r\n{part}")).await;
+    let mut held = held(&mut taken).await;
+    assert_eq!(held.piece().await, "part");
+    match nonsense {
+        Some(nonsense) => client.writer.send(nonsense).await,
+        None => drop(client),
+    }
+    assert!(held.breaks_off().await, "the API takes it for the whole");
+    assert_eq!(world.only().body_end, BodyEnd::Cut);
+    drop(held);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn an_upload_with_a_length_that_breaks_off_is_cut() {
+    for alpn in [Alpn::Http1, Alpn::Http2] {
+        an_upload_that_breaks_off(alpn, "content-length: 10", "part", None).await;
+    }
+}
+
+#[tokio::test]
+async fn a_chunked_upload_that_breaks_off_is_cut() {
+    for alpn in [Alpn::Http1, Alpn::Http2] {
+        an_upload_that_breaks_off(alpn, "transfer-encoding: chunked", "4\r\npart\r\n", None).await;
+    }
+}
+
+#[tokio::test]
+async fn a_chunked_upload_with_broken_framing_is_cut() {
+    for alpn in [Alpn::Http1, Alpn::Http2] {
+        an_upload_that_breaks_off(alpn, "transfer-encoding: chunked", "4\r\npart\r\n", Some("no length\r\n")).await;
+    }
+}
+
+#[tokio::test]
+async fn nothing_of_a_truncated_upload_is_signed() {
+    let world = Plan::sigv4().start().await;
+    for bytes in ["content-length: 10\r\n\r\npart", "transfer-encoding: chunked\r\n\r\n4\r\npart\r\n"] {
+        let mut client = world.countersign.connect().await;
+        client.writer.send(format!("PUT /up HTTP/1.1\r\nhost: localhost\r\n{bytes}")).await;
+        client.writer.half_close().await;
+        while client.reader.skip().await {}
+    }
+    world.countersign.until(|metrics| metrics.count("countersign_requests_total", &[]) == 2).await;
+    assert_eq!(world.gateway.requests(), 0);
+    world.finish().await;
+}
+
+async fn a_client_that_leaves_ends_the_answer(alpn: Alpn) {
+    let (responder, mut taken) = hold();
+    let world = Plan::bearer().alpn(alpn).respond("/prod/down", responder).start().await;
+    let mut client = world.countersign.connect().await;
+    client.writer.request("GET", "/down", &[], b"").await;
+    let (mut api, body) = channel(1);
+    held(&mut taken).await.answer_with(body);
+    assert_eq!(client.reader.head("GET").await.status, 200);
+    drop(client);
+    within(async { while api.send_data(Bytes::from_static(&[0; 1024])).await.is_ok() {} }).await;
+    world.countersign.until(|metrics| metrics.ended("client-aborted") == 1).await;
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_ends_the_answer_over_http_1() {
+    a_client_that_leaves_ends_the_answer(Alpn::Http1).await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_ends_the_answer_over_http_2() {
+    a_client_that_leaves_ends_the_answer(Alpn::Http2).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_ends_with_its_connection_is_whole() {
+    let wire = Wire::listen().await;
+    let world = Plan::open().add(&wire.route("/wire")).start().await;
+    let mut client = world.countersign.connect().await;
+    let (answer, ()) = tokio::join!(client.get("/wire"), async {
+        let mut line = wire.accept().await;
+        line.head().await;
+        line.write("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nuntil the end").await;
+    });
+    assert_eq!((answer.text().as_str(), answer.whole), ("until the end", true));
+    assert_eq!(answer.header("transfer-encoding"), Some("chunked"), "its end can be told from a break");
+    world.finish().await;
+}
