@@ -74,7 +74,7 @@ impl Service {
 }
 
 /// The DNS suffix of a region's partition.
-fn suffix_of(region: &str) -> &'static str {
+pub(super) fn suffix_of(region: &str) -> &'static str {
     match region.split('-').next().unwrap_or_default() {
         "cn" => "amazonaws.com.cn",
         "eusc" => "amazonaws.eu",
@@ -105,6 +105,11 @@ impl AwsJson {
     /// Calls through `control`.
     pub fn new(control: Control, clock: Clock) -> Self {
         Self { control, clock }
+    }
+
+    /// What it calls through.
+    pub(super) fn control(&self) -> &Control {
+        &self.control
     }
 
     /// Calls `operation` with `input`; signed where `keys` are given.
@@ -183,7 +188,6 @@ impl AwsJson {
             payload: PayloadSigning::Signed,
         };
         sigv4::authorize(&unsigned, &keys.identity, &scope, self.clock.now().wall)
-            .map(super::request::Grant::into_fields)
     }
 }
 

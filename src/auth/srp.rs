@@ -106,8 +106,8 @@ impl Login {
 
     /// `SRP_A`, in hex without leading zeros.
     pub fn public(&self) -> String {
-        let hex: String = trimmed(&self.public).iter().map(|byte| format!("{byte:02x}")).collect();
-        hex.trim_start_matches('0').to_owned()
+        // It is at least 2, and so never empty.
+        format!("{:x}", self.public).trim_start_matches('0').to_owned()
     }
 
     /// Meets `challenge` with `password` at `now`.
@@ -205,8 +205,10 @@ fn padded(bytes: &[u8]) -> Zeroizing<Vec<u8>> {
 
 /// Of an even or odd number of digits: a number's leading zero is not sent.
 fn hex(digits: &str) -> Option<Vec<u8>> {
-    let nibbles: Vec<u8> =
-        digits.chars().map(|digit| digit.to_digit(16).and_then(|value| value.try_into().ok())).collect::<Option<_>>()?;
+    let nibbles: Vec<u8> = digits
+        .chars()
+        .map(|digit| digit.to_digit(16).and_then(|value| value.try_into().ok()))
+        .collect::<Option<_>>()?;
     Some(nibbles.rchunks(2).rev().map(|pair| pair.iter().fold(0, |byte, nibble| byte << 4 | nibble)).collect())
 }
 

@@ -78,7 +78,7 @@ fn another_password_or_user_or_pool_or_time_gives_another_signature() {
 fn a_pool_whose_numbers_would_give_the_password_away_is_not_answered() {
     let vector = &vectors()[0];
     let prime = MODULUS.to_lowercase();
-    let above = format!("{}0", &prime[..prime.len() - 1]);
+    let above = format!("{}0", prime.strip_suffix('f').unwrap());
     for (public, error) in [
         ("0", SrpError::Unsafe),
         (&*"0".repeat(768), SrpError::Unsafe),
@@ -91,7 +91,9 @@ fn a_pool_whose_numbers_would_give_the_password_away_is_not_answered() {
         let outcome = vector.login().prove(&Challenge { public, ..vector.challenge() }, &"pw".into(), vector.now());
         assert_eq!(outcome, Err(error), "{public}");
     }
-    assert!(vector.login().prove(&Challenge { public: &above, ..vector.challenge() }, &"pw".into(), vector.now()).is_ok());
+    assert!(
+        vector.login().prove(&Challenge { public: &above, ..vector.challenge() }, &"pw".into(), vector.now()).is_ok()
+    );
     for salt in ["", "zz", &"1".repeat(200)] {
         let outcome = vector.login().prove(&Challenge { salt, ..vector.challenge() }, &"pw".into(), vector.now());
         assert_eq!(outcome, Err(SrpError::Malformed("SALT")));
@@ -109,20 +111,33 @@ fn every_login_has_a_secret_of_its_own_and_does_not_print_it() {
 
 #[test]
 fn numbers_are_padded_as_javas_are() {
-    for (given, expected) in
-        [(&[][..], &[0][..]), (&[0, 0], &[0]), (&[0x7f], &[0x7f]), (&[0x80], &[0, 0x80]), (&[0, 0, 0xff, 1], &[0, 0xff, 1])]
-    {
+    for (given, expected) in [
+        (&[][..], &[0][..]),
+        (&[0, 0], &[0]),
+        (&[0x7f], &[0x7f]),
+        (&[0x80], &[0, 0x80]),
+        (&[0, 0, 0xff, 1], &[0, 0xff, 1]),
+    ] {
         assert_eq!(padded(given).as_slice(), expected);
     }
     assert_eq!(hex("abc"), Some(vec![0x0a, 0xbc]));
     assert_eq!(hex("é1"), None);
 }
 
-/// 1,000 logins of random users against a pool that computes its half with another library; `SRP_LOGINS=10000` for more.
 #[test]
-#[expect(clippy::disallowed_methods, reason = "a switch for people, and threads of a test's own")]
 fn random_logins_are_all_met_and_wrong_passwords_never() {
-    let number = std::env::var("SRP_LOGINS").map_or(1_000, |number| number.parse().unwrap());
+    random_logins(1_000);
+}
+
+/// Ten minutes of two cores: `cargo test --lib ten_thousand -- --ignored`.
+#[test]
+#[ignore = "the thousand above find a padding error that shows in one login of 256 with a chance of 98 %"]
+fn ten_thousand_random_logins_are_all_met() {
+    random_logins(10_000);
+}
+
+/// Logins against a pool that computes its half with another library.
+fn random_logins(number: usize) {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let next = std::sync::atomic::AtomicUsize::new(0);
     std::thread::scope(|scope| {
@@ -155,6 +170,9 @@ fn one_random_login() {
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(fastrand::u64(0..4_000_000_000));
     let proof = login.prove(&challenge, &Secret::from(&*password), now).unwrap();
     assert!(session.verify(&proof.signature, &proof.timestamp), "{user:?} {password:?} {pool_id}");
-    let wrong = login.prove(&challenge, &Secret::from(&*format!("{password}x")), now).unwrap();
-    assert!(!session.verify(&wrong.signature, &wrong.timestamp));
+    // Twice the work, so not every time.
+    if fastrand::u8(..16) == 0 {
+        let wrong = login.prove(&challenge, &Secret::from(&*format!("{password}x")), now).unwrap();
+        assert!(!session.verify(&wrong.signature, &wrong.timestamp));
+    }
 }

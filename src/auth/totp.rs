@@ -56,11 +56,10 @@ impl Totp {
         let step = elapsed.as_secs() / STEP.as_secs();
         match *self.last.lock().unwrap_or_else(PoisonError::into_inner) {
             // A clock that was set back gives old codes: those are used too.
-            Some(last) if step <= last => {
-                Err(NoCode::Used((STEP * u32::try_from(last - step + 1).unwrap_or(u32::MAX)).saturating_sub(
-                    Duration::from_secs(elapsed.as_secs() % STEP.as_secs()),
-                )))
-            }
+            Some(last) if step <= last => Err(NoCode::Used(
+                (STEP * u32::try_from(last - step + 1).unwrap_or(u32::MAX))
+                    .saturating_sub(Duration::from_secs(elapsed.as_secs() % STEP.as_secs())),
+            )),
             _ => Ok(step),
         }
     }

@@ -11,10 +11,12 @@
 mod authority;
 pub mod body;
 mod clock;
+mod cognito_idp;
 mod container;
 mod double;
 mod encoding;
 mod gateway;
+mod identity_pool;
 mod keys;
 mod ledger;
 mod script;
@@ -28,11 +30,13 @@ mod token_endpoint;
 
 pub use authority::Authority;
 pub use clock::Clock;
+pub use cognito_idp::{Factor, PoolClient, PoolUser, Refresh, UserPool};
 pub use container::{ContainerCall, ContainerCredentials};
 pub use gateway::{
     Alpn, ApiKind, Authorizer, BodyEnd, Gateway, GatewayBuilder, Principal, Received, Responder, ResponseFuture,
     TokenForm,
 };
+pub use identity_pool::IdentityPool;
 pub use keys::{AccessKey, AccessKeys};
 pub use script::Answer;
 pub use sts::{Role, Sts};

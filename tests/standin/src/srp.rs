@@ -23,7 +23,7 @@ pub struct Verifier {
     pool: String,
     user: String,
     salt: String,
-    verifier: BigUint,
+    power: BigUint,
 }
 
 /// One login that is under way.
@@ -48,7 +48,7 @@ impl Verifier {
             pool: pool.to_owned(),
             user: user.to_owned(),
             salt: salt.to_str_radix(16),
-            verifier: BigUint::from(2_u8).modpow(&x, &prime()),
+            power: BigUint::from(2_u8).modpow(&x, &prime()),
         }
     }
 
@@ -67,10 +67,10 @@ impl Verifier {
         let secret = random(32);
         let generator = BigUint::from(2_u8);
         let k = BigUint::from_bytes_be(&sha256(&[twos_complement(&prime), twos_complement(&generator)].concat()));
-        let ours = (k * &self.verifier + generator.modpow(&secret, &prime)) % &prime;
+        let ours = (k * &self.power + generator.modpow(&secret, &prime)) % &prime;
         let u = BigUint::from_bytes_be(&sha256(&[twos_complement(&theirs), twos_complement(&ours)].concat()));
         // (A · v^u) ^ b
-        let shared = (theirs * self.verifier.modpow(&u, &prime)).modpow(&secret, &prime);
+        let shared = (theirs * self.power.modpow(&u, &prime)).modpow(&secret, &prime);
         let extract = hmac::Key::new(hmac::HMAC_SHA256, &twos_complement(&u));
         let extracted = hmac::sign(&extract, &twos_complement(&shared));
         let expand = hmac::Key::new(hmac::HMAC_SHA256, extracted.as_ref());
