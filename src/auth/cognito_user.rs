@@ -91,7 +91,7 @@ struct Secrets {
 struct Attempt<'a> {
     source: &'a CognitoUserSource,
     secrets: &'a Secrets,
-    srp: srp::Login,
+    srp: Arc<srp::Login>,
     /// The name to go by: what the config says, until the pool gives the one it has inside.
     name: String,
 }
@@ -173,8 +173,9 @@ impl CognitoUserSource {
             // Asking for the password first would end at the code.
             return Err(self.code_used(next));
         }
-        let srp = srp::Login::random()
-            .map_err(|_no_entropy| self.malformed("no random number could be made for the login"))?;
+        let srp =
+            off_the_runtime(|| srp::Login::random().map_err(|_no_entropy| "no random number could be made".into()));
+        let srp = Arc::new(srp.await.map_err(|problem| self.malformed(&problem))?);
         let mut attempt = Attempt { source: self, secrets, srp, name: self.user.username.clone() };
         let mut answer = attempt.begin().await?;
         for _ in 0..MOST_CHALLENGES {
@@ -296,7 +297,7 @@ impl Attempt<'_> {
         }
         let mut responses = self.named();
         match challenge.as_str() {
-            "PASSWORD_VERIFIER" => self.prove(&asked, &mut responses)?,
+            "PASSWORD_VERIFIER" => self.prove(asked, &mut responses).await?,
             "SOFTWARE_TOKEN_MFA" => {
                 responses.insert("SOFTWARE_TOKEN_MFA_CODE", self.code(&challenge)?);
             }
@@ -334,20 +335,23 @@ impl Attempt<'_> {
         parameters
     }
 
-    fn prove(&self, asked: &BTreeMap<String, String>, responses: &mut Parameters) -> Result<(), FetchError> {
-        let parameter = |name: &str| asked.get(name).map_or("", String::as_str);
-        let challenge = srp::Challenge {
-            pool_id: &self.source.user.user_pool_id,
-            user: parameter("USER_ID_FOR_SRP"),
-            salt: parameter("SALT"),
-            public: parameter("SRP_B"),
-            block: parameter("SECRET_BLOCK"),
-        };
-        let proof = self
-            .srp
-            .prove(&challenge, &self.secrets.password, self.source.clock.now().wall)
-            .map_err(|error| self.source.malformed(&error.to_string()))?;
-        responses.insert("PASSWORD_CLAIM_SECRET_BLOCK", text(challenge.block));
+    async fn prove(&self, asked: BTreeMap<String, String>, responses: &mut Parameters) -> Result<(), FetchError> {
+        let (login, password) = (Arc::clone(&self.srp), self.secrets.password.clone());
+        let (pool_id, now) = (self.source.user.user_pool_id.clone(), self.source.clock.now().wall);
+        let proof = off_the_runtime(move || {
+            let parameter = |name: &str| asked.get(name).map_or("", String::as_str);
+            let challenge = srp::Challenge {
+                pool_id: &pool_id,
+                user: parameter("USER_ID_FOR_SRP"),
+                salt: parameter("SALT"),
+                public: parameter("SRP_B"),
+                block: parameter("SECRET_BLOCK"),
+            };
+            let proof = login.prove(&challenge, &password, now).map_err(|error| error.to_string())?;
+            Ok((proof, text(challenge.block)))
+        });
+        let (proof, block) = proof.await.map_err(|problem| self.source.malformed(&problem))?;
+        responses.insert("PASSWORD_CLAIM_SECRET_BLOCK", block);
         responses.insert("PASSWORD_CLAIM_SIGNATURE", Zeroizing::new(proof.signature));
         responses.insert("TIMESTAMP", Zeroizing::new(proof.timestamp));
         Ok(())
@@ -361,6 +365,13 @@ impl Attempt<'_> {
             Err(NoCode::Seed) => Err(self.source.unmet(challenge)),
         }
     }
+}
+
+/// Runs arithmetic of milliseconds where it holds up no request.
+async fn off_the_runtime<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, String> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_panicked| Err("its numbers could not be computed".into()))
 }
 
 /// Whether a refresh token will not come back to life (aws.md D4). Everything else may mean that rotation is on.

@@ -67,6 +67,18 @@ class AppClient:
 
 
 @dataclasses.dataclass(frozen=True)
+class PoolUser:
+    """A user of a user pool, and the app client it logs in through; `secret` is None where that has none."""
+
+    pool_id: str
+    pool_arn: str
+    id: str
+    secret: str | None
+    name: str
+    password: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Api:
     """A deployed API. `path` is its stage as a path prefix: "" for an HTTP API's $default stage."""
 
@@ -176,6 +188,32 @@ class Ministack:
         )["UserPoolClient"]
         return AppClient(pool["Id"], pool["Arn"], client["ClientId"], client["ClientSecret"])
 
+    def pool_user(self, name, password, permanent=True, **client):
+        """A user pool with one user and one app client, made with these settings."""
+        cognito = self.client("cognito-idp")
+        pool = cognito.create_user_pool(PoolName="people", MfaConfiguration="OFF")["UserPool"]
+        made = cognito.create_user_pool_client(
+            UserPoolId=pool["Id"], ClientName="login",
+            **{"ExplicitAuthFlows": ["ALLOW_USER_SRP_AUTH", "ALLOW_REFRESH_TOKEN_AUTH"]} | client,
+        )["UserPoolClient"]
+        cognito.admin_create_user(UserPoolId=pool["Id"], Username=name, TemporaryPassword=password,
+                                  MessageAction="SUPPRESS")
+        if permanent:
+            cognito.admin_set_user_password(UserPoolId=pool["Id"], Username=name, Password=password, Permanent=True)
+        return PoolUser(pool["Id"], pool["Arn"], made["ClientId"], made.get("ClientSecret"), name, password)
+
+    def identity_pool(self, user, role_arn):
+        """The id of an identity pool whose users, those of `user`'s pool, act as this role."""
+        cognito = self.client("cognito-identity")
+        pool_id = cognito.create_identity_pool(
+            IdentityPoolName="people", AllowUnauthenticatedIdentities=False,
+            CognitoIdentityProviders=[{
+                "ProviderName": f"cognito-idp.{REGION}.amazonaws.com/{user.pool_id}", "ClientId": user.id,
+            }],
+        )["IdentityPoolId"]
+        cognito.set_identity_pool_roles(IdentityPoolId=pool_id, Roles={"authenticated": role_arn})
+        return pool_id
+
     def user(self, name, *statements):
         """An IAM user with one access key, allowed what the statements say and nothing else."""
         iam = self.client("iam")
@@ -216,8 +254,8 @@ class Ministack:
                     "authorizationScopes": [scope]}
         return self._rest_api(backend, HOME_ACCOUNT, method)
 
-    def jwt_api(self, backend, client, scope, stage="$default"):
-        """An HTTP API whose JWT authorizer wants this client's token with `scope`."""
+    def jwt_api(self, backend, client, scope=None, stage="$default"):
+        """An HTTP API whose JWT authorizer wants this client's token, with `scope` if one is given."""
         apigateway = self.client("apigatewayv2")
         api_id = apigateway.create_api(Name="jwt", ProtocolType="HTTP")["ApiId"]
         authorizer = apigateway.create_authorizer(
@@ -233,7 +271,7 @@ class Ministack:
         )["IntegrationId"]
         apigateway.create_route(
             ApiId=api_id, RouteKey="ANY /{proxy+}", Target=f"integrations/{integration}", AuthorizationType="JWT",
-            AuthorizerId=authorizer, AuthorizationScopes=[scope],
+            AuthorizerId=authorizer, AuthorizationScopes=[scope] if scope else [],
         )
         apigateway.create_stage(ApiId=api_id, StageName=stage, AutoDeploy=True)
         return Api(api_id, HOME_ACCOUNT, stage)

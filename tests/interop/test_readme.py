@@ -46,8 +46,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 README = pathlib.Path(os.environ.get("COUNTERSIGN_README", ROOT / "README.md"))
 COUNTERSIGN = os.environ.get("COUNTERSIGN", str(ROOT / "target/release/countersign"))
 
-NAMES = ("m2m-body", "m2m-basic", "iam-keys", "container-role", "cross-account")
+NAMES = ("m2m-body", "m2m-basic", "iam-keys", "container-role", "pool-login", "cross-account")
 STS = f"sts.{REGION}.amazonaws.com"
+USER_POOLS = f"cognito-idp.{REGION}.amazonaws.com"
+IDENTITY_POOLS = f"cognito-identity.{REGION}.amazonaws.com"
 SCOPE = "orders/read"
 EXTERNAL_ID = "orders-team"
 SESSION_NAME = "countersign"
@@ -88,7 +90,7 @@ def curl(words):
 
 # The tests.
 
-def test_the_readme_has_these_five_configs_and_a_curl_line_for_each():
+def test_the_readme_has_these_configs_and_a_curl_line_for_each():
     found = blocks()
     assert sorted(found) == sorted(NAMES)
     for name, (text, words) in found.items():
@@ -101,11 +103,14 @@ def test_the_readme_has_these_five_configs_and_a_curl_line_for_each():
 def test_a_readme_config_passes_check(name, tmp_path, countersign):
     file = tmp_path / "countersign.toml"
     file.write_text(blocks()[name][0])
-    environment = {"ORDERS_CLIENT_ID": "141ko0tsl9qpba05m4p19179m2", "ORDERS_CLIENT_SECRET": "not-a-secret-0123456789"}
+    environment = {"ORDERS_CLIENT_ID": "141ko0tsl9qpba05m4p19179m2", "ORDERS_CLIENT_SECRET": "not-a-secret-0123456789",
+                   "ORDERS_USER_POOL_ID": f"{REGION}_AtRsMFTq0", "ORDERS_PASSWORD": "not-a-password-0123456789",
+                   "ORDERS_IDENTITY_POOL_ID": f"{REGION}:0d5f3c1e-7a0b-4f43-9d2e-2f6f0c5b7e11"}
     done = subprocess.run([countersign, "check", "--config", str(file)], env=bare() | environment,
                           capture_output=True, text=True, timeout=20)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert environment["ORDERS_CLIENT_SECRET"] not in done.stdout + done.stderr
+    for secret in ("ORDERS_CLIENT_SECRET", "ORDERS_PASSWORD"):
+        assert environment[secret] not in done.stdout + done.stderr
 
 
 def test_the_names_of_the_readme_lead_to_apis_that_check_what_they_are_sent():
@@ -119,6 +124,7 @@ def test_the_names_of_the_readme_lead_to_apis_that_check_what_they_are_sent():
     ("iam-keys", "profile"),
     ("container-role", "ecs"),
     ("container-role", "eks"),
+    ("pool-login", "environment"),
     ("cross-account", "environment"),
 ])
 def test_a_readme_config_reaches_its_api_as_it_stands_there(name, source, countersign):
@@ -142,7 +148,7 @@ class World:
         self.hosts = {name: upstream_host(text) for name, (text, _) in blocks().items()}
         self.token_host = urllib.parse.urlsplit(
             tomllib.loads(blocks()["m2m-body"][0])["auth"]["orders"]["token_url"]).hostname
-        served = {self.token_host, STS, *self.hosts.values()}
+        served = {self.token_host, STS, USER_POOLS, IDENTITY_POOLS, *self.hosts.values()}
         netns.settle(sorted(served), addresses=(netns.ECS_AGENT, netns.EKS_AGENT))
 
         self.ministack = stack.enter_context(Ministack(self.directory))
@@ -168,6 +174,9 @@ class World:
         made = self.ministack.role(ROLE_NAME, f"arn:aws:iam::{HOME_ACCOUNT}:user/orders", allow_invoke(partner_api),
                                    account=PARTNER_ACCOUNT, external_id=EXTERNAL_ID)
         assert made == self.role, made
+        self.user = self.ministack.pool_user("exuser", "Correct-Horse-4711")
+        people = self.ministack.role("people", f"arn:aws:iam::{HOME_ACCOUNT}:root", allow_invoke(iam_api))
+        self.identity_pool = self.ministack.identity_pool(self.user, people)
         # What ECS does before a container starts: its agent takes on the task role and hands out the session.
         task_role = f"arn:aws:iam::{HOME_ACCOUNT}:role/task"
         agent = self.ministack.user("agent", allow_assume(task_role))
@@ -175,7 +184,7 @@ class World:
         self.task, self.task_expiry = self.ministack.session(agent, task_role)
 
     def secrets(self):
-        return [self.app.secret, *self.key.secrets(), *self.task.secrets()]
+        return [self.app.secret, self.user.password, *self.key.secrets(), *self.task.secrets()]
 
     def noted_for(self, host):
         return [request for request in self.front.noted if request.name == host]
@@ -240,6 +249,9 @@ def given(world, stack, name, source):
     """The environment variables for a config, and the agent's endpoint if the credential comes from one."""
     if name.startswith("m2m"):
         return {"ORDERS_CLIENT_ID": world.app.id, "ORDERS_CLIENT_SECRET": world.app.secret}, None
+    if name == "pool-login":
+        return {"ORDERS_USER_POOL_ID": world.user.pool_id, "ORDERS_CLIENT_ID": world.user.id,
+                "ORDERS_PASSWORD": world.user.password, "ORDERS_IDENTITY_POOL_ID": world.identity_pool}, None
     if source == "environment":
         return world.key.environment(), None
     if source == "profile":
@@ -336,6 +348,19 @@ def check_container_role(world, calls, credential_calls, asked):
     assert all(call.header("x-amz-security-token") == world.task.token for call in calls)
 
 
+def check_pool_login(world, calls, credential_calls, _):
+    called = [(call.name, call.header("x-amz-target").rpartition(".")[2]) for call in credential_calls]
+    assert called == [(USER_POOLS, "InitiateAuth"), (USER_POOLS, "RespondToAuthChallenge"), (IDENTITY_POOLS, "GetId"),
+                      (IDENTITY_POOLS, "GetCredentialsForIdentity")], called
+    login = json.loads(credential_calls[0].body)
+    assert login["AuthFlow"] == "USER_SRP_AUTH" and world.user.password.encode() not in credential_calls[1].body
+    (provider,) = json.loads(credential_calls[3].body)["Logins"]
+    assert provider == f"{USER_POOLS}/{world.user.pool_id}"
+    check_signed(calls, None)
+    assert all(call.header("x-amz-security-token") for call in calls)
+    assert [call.method for call in calls] == ["POST", "POST"]
+
+
 def check_cross_account(world, calls, sts_calls, _):
     (sts_call,) = sts_calls
     form = dict(urllib.parse.parse_qsl(sts_call.body.decode(), strict_parsing=True))
@@ -351,6 +376,7 @@ CHECKS = {
     "m2m-basic": check_m2m_basic,
     "iam-keys": check_iam_keys,
     "container-role": check_container_role,
+    "pool-login": check_pool_login,
     "cross-account": check_cross_account,
 }
 
