@@ -181,7 +181,10 @@ mod tests {
             headers.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
         }
         strip_request(&mut headers, identity, |_| {});
-        headers.keys().map(ToString::to_string).collect()
+        // A map that something was removed from is in no order, and between names order means nothing (RFC 9110 5.3).
+        let mut names: Vec<String> = headers.keys().map(ToString::to_string).collect();
+        names.sort_unstable();
+        names
     }
 
     #[test]
@@ -202,9 +205,9 @@ mod tests {
             ("x-countersign-token", "t"),
             ("cookie", "kept"),
         ];
-        assert_eq!(names_after(&lines, CallerIdentity::Replaced), ["x-amz-meta", "cookie"]);
+        assert_eq!(names_after(&lines, CallerIdentity::Replaced), ["cookie", "x-amz-meta"]);
         let passed = names_after(&lines, CallerIdentity::Passed);
-        assert_eq!(passed, ["authorization", "x-amz-date", "x-amz-meta", "cookie"]);
+        assert_eq!(passed, ["authorization", "cookie", "x-amz-date", "x-amz-meta"]);
     }
 
     #[test]
