@@ -153,18 +153,21 @@ impl Proxy {
         exchange: &mut Exchange,
     ) -> Result<(Response<UpstreamBody>, Permits, &'live Route), ProxyError> {
         let admitted = guard::admit(request, &live.allowed)?;
-        let LiveRoute { route, scheme, connections, in_flight } = live.find(&admitted, listener)?;
-        exchange.routed(&route.name);
-        let mut permits = Permits(vec![live.in_flight.enter()?]);
-        if let Some(limit) = in_flight {
-            permits.0.push(limit.enter()?);
-        }
+        let to = live.find(&admitted, listener)?;
+        exchange.routed(&to.route.name);
+        let permits = live.enter(to)?;
+        let coverage = to.scheme.as_ref().map_or(Coverage::Nothing, |scheme| scheme.coverage());
         let request_id = exchange.request_id().clone();
-        let coverage = scheme.as_ref().map_or(Coverage::Nothing, |scheme| scheme.coverage());
-        let mut outbound = rewrite::toward(admitted, route, coverage, &self.budget, request_id).await?;
+        let outbound = rewrite::toward(admitted, &to.route, coverage, &self.budget, request_id).await?;
+        exchange.uploading(outbound.upload());
+        let response = self.deliver(outbound, to).await?;
+        Ok((response, permits, &to.route))
+    }
+
+    /// Authorises and sends, twice at most (security.md 3.3), the second time on a new connection.
+    async fn deliver(&self, mut outbound: Outbound, to: &LiveRoute) -> Result<Response<UpstreamBody>, ProxyError> {
+        let LiveRoute { route, scheme, connections, .. } = to;
         let upload = Arc::clone(outbound.upload());
-        exchange.uploading(&upload);
-        // Two sends of one request at most (security.md 3.3), and the second on a new connection.
         let mut reuse = Reuse::Allowed;
         loop {
             let now = connections.skew().correct(self.clock.now().wall);
@@ -183,7 +186,7 @@ impl Proxy {
                     let refused = Refused { scheme: scheme.as_deref(), generation, connections, sent };
                     match self.after_refusal(refused, &response, first, spare).await {
                         Some(again) => again,
-                        None => return Ok((response, permits, route)),
+                        None => return Ok(response),
                     }
                 }
                 Err(Failure::Unsent(again, _)) if first => *again,
@@ -239,6 +242,15 @@ struct Refused<'a> {
 }
 
 impl Snapshot {
+    /// Places for one more request, of all routes and of its own.
+    fn enter(&self, to: &LiveRoute) -> Result<Permits, ProxyError> {
+        let mut permits = vec![self.in_flight.enter()?];
+        if let Some(limit) = &to.in_flight {
+            permits.push(limit.enter()?);
+        }
+        Ok(Permits(permits))
+    }
+
     fn find(&self, admitted: &guard::Admitted, listener: Option<SocketAddr>) -> Result<&LiveRoute, ProxyError> {
         let (host, path) = (admitted.host(), admitted.target().path());
         let no_route = || ProxyError::NoRoute { host: host.to_owned(), path: path.to_owned() };
