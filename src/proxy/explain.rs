@@ -14,6 +14,7 @@ use super::guard::AllowedHosts;
 use super::outcome::ProxyError;
 use super::rewrite::{outgoing_fields, outgoing_target};
 use crate::auth::canonical::{Added, canonical_request};
+use crate::auth::control::without_query;
 use crate::auth::request::Unsigned;
 use crate::auth::sigv4::Scope;
 use crate::auth::spec::{AssumeRole, AwsSource, Coverage, Kind, PayloadSigning, Spec};
@@ -147,7 +148,7 @@ fn describe(spec: &Spec) -> String {
     match &spec.kind {
         Kind::Bearer(bearer) => {
             let scopes = bearer.client.scopes.join(" ");
-            let (url, id) = (&bearer.client.token_url, &bearer.client.client_id);
+            let (url, id) = (without_query(&bearer.client.token_url), &bearer.client.client_id);
             format!("{name}: token of client {id} from {url}, scopes \"{scopes}\"")
         }
         Kind::SigV4(sigv4) => {
