@@ -32,6 +32,10 @@ fn environment() -> Environment {
             ("EMPTY", ""),
             ("ORDERS_CLIENT_SECRET", "hunter2"),
             ("ORDERS_API_KEY", "hunter2"),
+            ("PERSON_PASSWORD", "hunter2"),
+            ("PERSON_CLIENT_SECRET", "hunter2"),
+            // Base32, so that it is a seed.
+            ("PERSON_TOTP_SEED", "hunter2"),
             ("KEY_ID", "hunter2"),
             ("KEY", "hunter2"),
             ("TOKEN", "hunter2"),
@@ -257,7 +261,7 @@ fn the_reference_works_as_it_is_and_with_its_defaults_and_examples_written_out()
     let folder = files();
     let plain = load_text("config.example.toml", &example(), folder.path()).unwrap_or_else(|report| panic!("{report}"));
     assert!(plain.warnings.is_empty(), "{:?}", plain.warnings);
-    assert_eq!((plain.routes.len(), plain.schemes.len()), (2, 2));
+    assert_eq!((plain.routes.len(), plain.schemes.len()), (3, 3));
     assert!(!format!("{plain:?}").contains("hunter2"), "Debug prints a secret: {plain:?}");
     let written = uncommented("#");
     assert!(written.contains("\nlisten = [") && written.contains("\npath = \"/\""));

@@ -1,4 +1,4 @@
-//! AWS credentials: the SDKs' chain, a profile, given keys, and a role assumed with any of them.
+//! AWS credentials: the SDKs' chain, a profile, given keys, an identity pool, and a role assumed with any of them.
 //!
 //! `aws-config` finds and fetches; nothing of it is called per request, since its providers do not cache (aws.md F2).
 //! A role's base credentials have a cache of their own, so many roles share one. Imports `secret`, `clock`.
@@ -30,8 +30,11 @@ use aws_smithy_runtime_api::client::identity::Identity;
 use aws_types::SdkConfig;
 use aws_types::region::Region;
 
+use super::aws_json::AwsJson;
+use super::cognito_user::CognitoUserSource;
 use super::control::Control;
 use super::error::{FetchError, Permanence};
+use super::identity_pool::PoolIdentity;
 use super::refreshing::{Fetched, Refreshing, Source, WhenExpired};
 use super::spec::{AssumeRole, AwsSource};
 use crate::clock::{Expiry, Moment};
@@ -62,12 +65,19 @@ pub struct ProviderSource {
 enum Provider {
     Sdk(SharedCredentialsProvider),
     Static { access_key_id: SecretSource, secret_access_key: SecretSource, session_token: Option<SecretSource> },
+    IdentityPool(Box<PoolIdentity>),
 }
 
 impl ProviderSource {
-    /// The credentials to begin with. `region` is where a chain that itself assumes roles calls STS.
-    pub async fn base(source: &AwsSource, region: &str, control: &Control) -> Self {
-        let config = || provider_config(region, control);
+    /// The credentials to begin with. `region` is where a chain that itself assumes roles calls STS; `login` is that of
+    /// an identity pool.
+    pub async fn base(
+        source: &AwsSource,
+        region: &str,
+        json: &AwsJson,
+        login: Option<Arc<Refreshing<CognitoUserSource>>>,
+    ) -> Self {
+        let config = || provider_config(region, json.control());
         match source {
             AwsSource::Default => {
                 let chain = DefaultCredentialsChain::builder().configure(config());
@@ -98,6 +108,10 @@ impl ProviderSource {
                     secret_access_key: secret_access_key.clone(),
                     session_token: session_token.clone(),
                 },
+            },
+            AwsSource::IdentityPool(pool) => Self {
+                name: format!("identity pool {}", pool.id),
+                provider: Provider::IdentityPool(Box::new(PoolIdentity::new((**pool).clone(), json.clone(), login))),
             },
         }
     }
@@ -141,6 +155,7 @@ impl ProviderSource {
                 };
                 keys().map_err(FetchError::Secret)
             }
+            Provider::IdentityPool(identity) => identity.credentials().await,
         }
     }
 }

@@ -16,6 +16,7 @@ use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
 use http::StatusCode;
+use http::header::{self, HeaderMap, HeaderValue};
 
 use super::error::FetchError;
 
@@ -66,23 +67,28 @@ impl Control {
     /// Posts a form. `authorization` is the whole field value.
     ///
     /// # Errors
-    /// [`FetchError::Unreachable`], [`FetchError::TimedOut`], [`FetchError::Malformed`] (too large). A status is not an
-    /// error here.
+    /// As [`Control::post`].
     pub async fn post_form(
         &self,
         url: &str,
-        authorization: Option<http::HeaderValue>,
+        authorization: Option<HeaderValue>,
         form: String,
     ) -> Result<Answer, FetchError> {
-        let mut request = self
-            .client
-            .post(url)
-            .header(http::header::CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .header(http::header::ACCEPT, "application/json")
-            .body(form);
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
         if let Some(authorization) = authorization {
-            request = request.header(http::header::AUTHORIZATION, authorization);
+            headers.insert(header::AUTHORIZATION, authorization);
         }
+        self.post(url, headers, form.into()).await
+    }
+
+    /// Posts `body` and reads the answer whole.
+    ///
+    /// # Errors
+    /// [`FetchError::Unreachable`], [`FetchError::TimedOut`], [`FetchError::Malformed`] (too large). A status is not an
+    /// error here.
+    pub async fn post(&self, url: &str, headers: HeaderMap, body: Vec<u8>) -> Result<Answer, FetchError> {
         let endpoint = || without_query(url);
         let failed = |source: reqwest::Error| {
             if source.is_timeout() {
@@ -91,11 +97,11 @@ impl Control {
                 FetchError::Unreachable { endpoint: endpoint(), source: source.without_url() }
             }
         };
-        let mut response = request.send().await.map_err(failed)?;
+        let mut response = self.client.post(url).headers(headers).body(body).send().await.map_err(failed)?;
         let status = response.status();
         let retry_after = response
             .headers()
-            .get(http::header::RETRY_AFTER)
+            .get(header::RETRY_AFTER)
             .and_then(|value| value.to_str().ok()?.trim().parse().ok())
             .map(|seconds: u64| Duration::from_secs(seconds.min(LARGEST_RETRY_AFTER_SECONDS)));
         let mut body = Vec::new();

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::refreshing::Unavailable;
 use crate::secret::SecretError;
 
 /// A credential that could not be fetched.
@@ -66,6 +67,27 @@ pub enum FetchError {
         /// What is wrong with it; never a part of it that may be secret.
         problem: String,
     },
+    /// A call of ours that could not be signed.
+    #[error("signing a call to {endpoint}")]
+    Unsigned {
+        /// Whom it was for.
+        endpoint: String,
+        /// Why.
+        #[source]
+        source: Box<AuthError>,
+    },
+    /// A user pool does not let the user in.
+    #[error(transparent)]
+    Login(Box<LoginError>),
+    /// The credential that this one is got with is not there: a login's token, or the keys that sign the call.
+    #[error("the credential \"{base}\", which this one is got with")]
+    NoBase {
+        /// Its name, as in metrics.
+        base: Arc<str>,
+        /// Why.
+        #[source]
+        source: Unavailable,
+    },
     /// There are no AWS credentials where they were looked for.
     #[error("no AWS credentials were found in {from}")]
     NoSource {
@@ -88,6 +110,52 @@ pub enum FetchError {
     },
 }
 
+/// A login that a user pool did not take.
+#[derive(Debug, thiserror::Error)]
+pub enum LoginError {
+    /// The pool said no.
+    #[error("{endpoint} refused the login of {username:?}: {code}{}; {help}", detail(message))]
+    Refused {
+        /// Who.
+        endpoint: String,
+        /// Whose login.
+        username: String,
+        /// Its error code, such as `NotAuthorizedException`.
+        code: String,
+        /// Its own words, if any.
+        message: String,
+        /// What to do.
+        help: String,
+        /// [`Permanence::Counted`] when the pool counts it against the user.
+        permanence: Permanence,
+    },
+    /// The pool wants something that is not in the config, or that no program has.
+    #[error("{endpoint} asks {username:?} for {challenge}; {help}")]
+    Challenge {
+        /// Who.
+        endpoint: String,
+        /// Whose login.
+        username: String,
+        /// The challenge's name, such as `NEW_PASSWORD_REQUIRED`.
+        challenge: String,
+        /// What to do.
+        help: String,
+    },
+    /// A one-time code is good for one login, and this one has had its login.
+    #[error("the one-time code of {username:?} has been used; the next one begins in {next:?}")]
+    CodeUsed {
+        /// Whose login.
+        username: String,
+        /// When there is another.
+        next: Duration,
+    },
+}
+
+/// An endpoint's own words, fit for one log line.
+pub(super) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).take(200).collect()
+}
+
 fn detail(message: &str) -> String {
     if message.is_empty() { String::new() } else { format!(" ({message})") }
 }
@@ -97,6 +165,8 @@ fn detail(message: &str) -> String {
 pub enum Permanence {
     /// Somebody must change something: tried once a minute.
     Permanent,
+    /// Somebody must change something, and each try counts against a lockout: minutes between tries (aws.md D4).
+    Counted,
     /// It may be over in a moment.
     Passing,
 }
@@ -105,12 +175,21 @@ impl FetchError {
     /// Whether trying again soon can help.
     pub fn permanence(&self) -> Permanence {
         match self {
-            Self::Secret(_) | Self::Refused { .. } | Self::NoSource { .. } => Permanence::Permanent,
+            Self::Secret(_) | Self::Refused { .. } | Self::NoSource { .. } | Self::Unsigned { .. } => {
+                Permanence::Permanent
+            }
             Self::Aws { permanence, .. } => *permanence,
+            Self::Login(error) => match &**error {
+                LoginError::Refused { permanence, .. } => *permanence,
+                LoginError::Challenge { .. } => Permanence::Permanent,
+                LoginError::CodeUsed { .. } => Permanence::Passing,
+            },
             Self::Unreachable { .. }
             | Self::TimedOut { .. }
             | Self::Throttled { .. }
             | Self::Failing { .. }
+            // Asking costs nothing: the other one has a hold-off of its own.
+            | Self::NoBase { .. }
             | Self::Malformed { .. } => Permanence::Passing,
         }
     }
@@ -119,12 +198,18 @@ impl FetchError {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Throttled { retry_after, .. } | Self::Failing { retry_after, .. } => *retry_after,
+            Self::NoBase { source, .. } => Some(source.retry_after),
+            Self::Login(error) => match &**error {
+                LoginError::CodeUsed { next, .. } => Some(*next),
+                LoginError::Refused { .. } | LoginError::Challenge { .. } => None,
+            },
             Self::Secret(_)
             | Self::Unreachable { .. }
             | Self::TimedOut { .. }
             | Self::Refused { .. }
             | Self::Malformed { .. }
             | Self::NoSource { .. }
+            | Self::Unsigned { .. }
             | Self::Aws { .. } => None,
         }
     }

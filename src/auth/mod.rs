@@ -5,9 +5,12 @@
 //! `clock`, `secret`, `tasks`.
 
 pub mod aws;
+pub mod aws_json;
 pub mod canonical;
+pub mod cognito_user;
 pub mod control;
 pub mod error;
+pub mod identity_pool;
 pub mod metrics;
 pub mod oauth;
 pub mod refreshing;
@@ -15,6 +18,8 @@ pub mod refusal;
 pub mod request;
 pub mod sigv4;
 pub mod spec;
+pub mod srp;
+pub mod totp;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -25,12 +30,16 @@ use std::time::SystemTime;
 use http::{HeaderName, HeaderValue};
 
 use self::aws::ProviderSource;
+use self::aws_json::AwsJson;
+use self::cognito_user::CognitoUserSource;
 use self::control::Control;
 use self::error::AuthError;
 use self::oauth::ClientCredentialsSource;
-use self::refreshing::{Refreshing, Source, Status, Unavailable};
+use self::refreshing::{Lease, Refreshing, Source, Status, Unavailable};
 use self::request::{Grant, Unsigned};
-use self::spec::{AwsCredentials, AwsSource, ClientCredentials, Coverage, Kind, Spec};
+use self::spec::{
+    AwsCredentials, AwsSource, ClientCredentials, CognitoUser, Coverage, Flow, Kind, Spec, TokenSource, UserToken,
+};
 use crate::clock::Clock;
 use crate::secret::Secret;
 use crate::tasks::Tasks;
@@ -44,8 +53,41 @@ pub struct Scheme {
 
 #[derive(Debug)]
 enum Means {
-    Bearer { token: Arc<Refreshing<ClientCredentialsSource>>, header: HeaderName, scheme: String },
+    Bearer { token: Token, header: HeaderName, scheme: String },
     SigV4 { keys: Arc<Refreshing<ProviderSource>>, scope: sigv4::Scope },
+}
+
+/// What a token is lent by.
+#[derive(Debug)]
+enum Token {
+    Client(Arc<Refreshing<ClientCredentialsSource>>),
+    User(Arc<Refreshing<CognitoUserSource>>, UserToken),
+}
+
+impl Token {
+    async fn get(&self) -> Result<Lease<Secret>, Unavailable> {
+        match self {
+            Self::Client(client) => client.get().await,
+            Self::User(login, which) => {
+                let Lease { value, generation } = login.get().await?;
+                Ok(Lease { value: value.get(*which).clone(), generation })
+            }
+        }
+    }
+
+    fn reject(&self, generation: u64) {
+        match self {
+            Self::Client(client) => client.reject(generation),
+            Self::User(login, _) => login.reject(generation),
+        }
+    }
+
+    async fn renew(&self, generation: u64) -> bool {
+        match self {
+            Self::Client(client) => client.renew(generation).await,
+            Self::User(login, _) => login.renew(generation).await,
+        }
+    }
 }
 
 impl Scheme {
@@ -145,8 +187,10 @@ impl<S: Source> Credential for Refreshing<S> {
 #[derive(Debug)]
 pub struct Builder<'a> {
     control: &'a Control,
+    json: AwsJson,
     clock: &'a Clock,
     tasks: &'a Tasks,
+    users: HashMap<CognitoUser, Arc<Refreshing<CognitoUserSource>>>,
     clients: HashMap<ClientCredentials, Arc<Refreshing<ClientCredentialsSource>>>,
     sources: HashMap<(AwsSource, String), Arc<Refreshing<ProviderSource>>>,
     roles: HashMap<AwsCredentials, Arc<Refreshing<ProviderSource>>>,
@@ -156,8 +200,10 @@ pub struct Builder<'a> {
 impl<'a> Builder<'a> {
     /// A builder whose credentials ask through `control` and live on `tasks`.
     pub fn new(control: &'a Control, clock: &'a Clock, tasks: &'a Tasks) -> Self {
-        let (clients, sources, roles) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Self { control, clock, tasks, clients, sources, roles, built: Schemes::default() }
+        let json = AwsJson::new(control.clone(), clock.clone());
+        let (clients, users) = (HashMap::new(), HashMap::new());
+        let (sources, roles) = (HashMap::new(), HashMap::new());
+        Self { control, json, clock, tasks, users, clients, sources, roles, built: Schemes::default() }
     }
 
     /// Builds all of `specs`, in order.
@@ -165,7 +211,10 @@ impl<'a> Builder<'a> {
         for spec in specs {
             let means = match &spec.kind {
                 Kind::Bearer(bearer) => Means::Bearer {
-                    token: self.client(&spec.name, &bearer.client),
+                    token: match &bearer.token {
+                        TokenSource::Client(client) => Token::Client(self.client(&spec.name, client)),
+                        TokenSource::User(user, which) => Token::User(self.user(&spec.name, user).await, *which),
+                    },
                     header: bearer.header.clone(),
                     scheme: bearer.scheme.clone(),
                 },
@@ -193,6 +242,24 @@ impl<'a> Builder<'a> {
         token
     }
 
+    /// One login for the access and the ID token, and for an identity pool.
+    async fn user(&mut self, name: &Arc<str>, user: &CognitoUser) -> Arc<Refreshing<CognitoUserSource>> {
+        if let Some(shared) = self.users.get(user) {
+            return Arc::clone(shared);
+        }
+        let keys = match &user.flow {
+            Flow::Srp | Flow::Password => None,
+            Flow::AdminPassword(source) => {
+                // The config lets no identity pool stand here, so this ends.
+                Some(Box::pin(self.source(&format!("{name} (keys)").into(), source, &user.region)).await)
+            }
+        };
+        let source = CognitoUserSource::new(user.clone(), self.json.clone(), self.clock.clone(), keys);
+        let login = self.start(Arc::clone(name), source);
+        self.users.insert(user.clone(), Arc::clone(&login));
+        login
+    }
+
     async fn aws(&mut self, name: &Arc<str>, wanted: &AwsCredentials, region: &str) -> Arc<Refreshing<ProviderSource>> {
         let Some(role) = &wanted.assume_role else { return self.source(name, &wanted.source, region).await };
         if let Some(shared) = self.roles.get(wanted) {
@@ -206,12 +273,21 @@ impl<'a> Builder<'a> {
     }
 
     async fn source(&mut self, name: &Arc<str>, wanted: &AwsSource, region: &str) -> Arc<Refreshing<ProviderSource>> {
-        // The region decides whose STS a profile with a role calls, so it is part of what the credential is.
+        // The region decides whose STS a profile with a role calls, so it is part of what the credential is; an identity
+        // is of its own pool's region, wherever it signs.
+        let region = if let AwsSource::IdentityPool(pool) = wanted { &pool.region } else { region };
         let key = (wanted.clone(), region.to_owned());
         if let Some(shared) = self.sources.get(&key) {
             return Arc::clone(shared);
         }
-        let source = ProviderSource::base(wanted, region, self.control).await;
+        let login = if let AwsSource::IdentityPool(pool) = wanted
+            && let Some(login) = &pool.login
+        {
+            Some(self.user(&login.name, &login.user).await)
+        } else {
+            None
+        };
+        let source = ProviderSource::base(wanted, region, &self.json, login).await;
         let keys = self.start(Arc::clone(name), source);
         self.sources.insert(key, Arc::clone(&keys));
         keys

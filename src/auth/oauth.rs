@@ -14,14 +14,14 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::control::{Answer, Control, without_query};
-use super::error::FetchError;
+use super::error::{FetchError, printable};
 use super::refreshing::{Fetched, Source, WhenExpired};
 use super::spec::{ClientAuth, ClientCredentials};
 use crate::clock::{Expiry, Moment};
 use crate::secret::Secret;
 
 /// A token without `expires_in` is believed for this long.
-const ASSUMED_LIFE: Duration = Duration::from_mins(5);
+pub(super) const ASSUMED_LIFE: Duration = Duration::from_mins(5);
 /// A life beyond Cognito's longest is cut to it.
 const LONGEST_LIFE: Duration = Duration::from_hours(24);
 /// A shorter life than this is over before it is used.
@@ -104,15 +104,7 @@ impl ClientCredentialsSource {
         }
         let life = match &token.expires_in {
             None => ASSUMED_LIFE,
-            // As f64: 3600.0 and 1e18 are numbers of seconds too.
-            Some(value) => match value.as_f64().map(Duration::try_from_secs_f64) {
-                Some(Ok(life)) if life >= SHORTEST_LIFE => life.min(LONGEST_LIFE),
-                // Negative, or beyond what a Duration holds; the sign tells which.
-                Some(Err(_)) if value.as_f64() > Some(0.0) => LONGEST_LIFE,
-                Some(_) | None => {
-                    return Err(malformed(format!("its expires_in is not a number of seconds from {SHORTEST_LIFE:?}")));
-                }
-            },
+            Some(seconds) => life(seconds).ok_or_else(|| malformed(format!("its expires_in {}", no_life())))?,
         };
         self.compare_scopes(&token);
         let value = Secret::new(token.access_token.to_string());
@@ -210,17 +202,28 @@ fn basic(client_id: &str, secret: &Secret) -> Option<HeaderValue> {
     Some(value)
 }
 
+/// A number of seconds, within bounds.
+pub(super) fn life(seconds: &serde_json::Value) -> Option<Duration> {
+    // As f64: 3600.0 and 1e18 are numbers of seconds too.
+    let seconds = seconds.as_f64()?;
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(life) => (life >= SHORTEST_LIFE).then(|| life.min(LONGEST_LIFE)),
+        // Negative, or beyond what a Duration holds; the sign tells which.
+        Err(_) => (seconds > 0.0).then_some(LONGEST_LIFE),
+    }
+}
+
+/// What is wrong with a life that [`life`] does not take.
+pub(super) fn no_life() -> String {
+    format!("is not a number of seconds from {SHORTEST_LIFE:?}")
+}
+
 /// RFC 6750 2.1 `b64token`, within bounds: nothing that could break a header or a log line.
-fn is_token(text: &str) -> bool {
+pub(super) fn is_token(text: &str) -> bool {
     (1..=LONGEST_TOKEN).contains(&text.len())
         && text
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'~' | b'+' | b'/' | b'=' | b'-'))
-}
-
-/// An endpoint's own words, fit for one log line.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).take(200).collect()
 }
 
 fn contains(text: &[u8], word: &[u8]) -> bool {

@@ -29,6 +29,10 @@ const NEAR_END: Duration = Duration::from_secs(5);
 const FETCH_LIMIT: Duration = Duration::from_secs(15);
 /// Between tries once the answer was a refusal: a person has to act first.
 const PERMANENT_HOLD_OFF: Duration = Duration::from_mins(1);
+/// After a refusal that counts against a lockout: a user pool's own counter doubles from five failures on and ends at
+/// about 15 min (aws.md D4). Tries this far apart never run into it, and leave a person room to log in.
+const COUNTED_HOLD_OFF: Duration = Duration::from_mins(5);
+const LONGEST_COUNTED_HOLD_OFF: Duration = Duration::from_mins(15);
 /// Longest pause between tries while an old credential is still valid.
 const LONGEST_BACK_OFF: Duration = Duration::from_mins(1);
 /// Longest pause while requests are failing, so that the end of an outage is noticed within 5 s (T76).
@@ -477,6 +481,9 @@ fn back_off(error: &FetchError, in_a_row: u32, longest: Duration) -> Duration {
     let asked = error.retry_after().unwrap_or_default().min(LONGEST_RETRY_AFTER);
     let pause = match error.permanence() {
         Permanence::Permanent => PERMANENT_HOLD_OFF,
+        Permanence::Counted => {
+            COUNTED_HOLD_OFF.saturating_mul(1 << (in_a_row - 1).min(4)).min(LONGEST_COUNTED_HOLD_OFF)
+        }
         Permanence::Passing => {
             let range = SHORTEST_BACK_OFF.saturating_mul(1_u32 << in_a_row.min(10)).min(longest);
             range.mul_f64(fastrand::f64()).max(SHORTEST_BACK_OFF)

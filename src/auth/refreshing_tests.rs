@@ -5,6 +5,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::*;
+use crate::auth::error::LoginError;
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_hours(1);
@@ -213,6 +214,28 @@ async fn while_nothing_is_valid_tries_come_at_random_points_between_one_and_five
         let share = gaps.iter().filter(|gap| gap.as_secs() == second).count();
         assert!(share > gaps.len() / 8, "{share} of {} in second {second}", gaps.len());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_that_counts_against_a_lockout_is_not_asked_about_for_minutes() {
+    let counted = || {
+        FetchError::Login(Box::new(LoginError::Refused {
+            endpoint: "e".into(),
+            username: "u".into(),
+            code: "NotAuthorizedException".into(),
+            message: String::new(),
+            help: String::new(),
+            permanence: Permanence::Counted,
+        }))
+    };
+    let (token, seen) = token(move |_| (Duration::ZERO, Fail(counted())));
+    for second in 1..4_000 {
+        until(&seen, Duration::from_secs(second)).await;
+        assert!(token.get().await.is_err());
+        token.reject(1);
+    }
+    let minutes: Vec<u64> = seen.gaps().iter().map(|gap| (gap.as_secs() + 5) / 60).collect();
+    assert_eq!(minutes, [5, 10, 15, 15, 15]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,7 +1,7 @@
 //! What an `[auth.*]` table means once it is known to be right.
 //!
-//! Plain data. Two specs with equal credential parts share one credential: [`ClientCredentials`] and [`AwsCredentials`]
-//! are compared whole, never by client id alone. Imports `secret`.
+//! Plain data. Two specs with equal credential parts share one credential: [`ClientCredentials`], [`CognitoUser`] and
+//! [`AwsCredentials`] are compared whole, never by client id alone. Imports `secret`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -54,11 +54,20 @@ pub enum Kind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bearer {
     /// Where the token comes from.
-    pub client: ClientCredentials,
+    pub token: TokenSource,
     /// The field that carries it.
     pub header: HeaderName,
     /// The word before it; empty sends the raw token.
     pub scheme: String,
+}
+
+/// Where a token comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenSource {
+    /// An OAuth2 client.
+    Client(ClientCredentials),
+    /// The login of a user, and which of its tokens.
+    User(CognitoUser, UserToken),
 }
 
 /// An OAuth2 client with a secret of its own (RFC 6749 4.4).
@@ -85,6 +94,49 @@ pub enum ClientAuth {
     Basic,
     /// `client_secret_post`: form fields.
     Body,
+}
+
+/// A user of a Cognito user pool, who logs in with a password.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CognitoUser {
+    /// Region of the pool.
+    pub region: String,
+    /// The pool, `REGION_NAME`.
+    pub user_pool_id: String,
+    /// The app client that the user logs in through.
+    pub client_id: String,
+    /// The app client's secret, if it has one.
+    pub client_secret: Option<SecretSource>,
+    /// How the password is shown.
+    pub flow: Flow,
+    /// Name, or an alias that the pool takes.
+    pub username: String,
+    /// Password.
+    pub password: SecretSource,
+    /// Seed of the authenticator app, in base32.
+    pub totp_seed: Option<SecretSource>,
+    /// Another endpoint, for VPC endpoints and tests.
+    pub endpoint: Option<String>,
+}
+
+/// How a password is shown to a user pool.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Flow {
+    /// `USER_SRP_AUTH`: the password stays here.
+    Srp,
+    /// `USER_PASSWORD_AUTH`: it is sent.
+    Password,
+    /// `ADMIN_USER_PASSWORD_AUTH`: it is sent, in calls that are signed with these credentials.
+    AdminPassword(AwsSource),
+}
+
+/// Which token of a login.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum UserToken {
+    /// The access token: scopes, and what HTTP APIs usually want.
+    Access,
+    /// The ID token: what REST APIs want on methods without scopes.
+    Id,
 }
 
 /// An AWS Signature Version 4.
@@ -142,6 +194,32 @@ pub enum AwsSource {
         /// Session token, of temporary keys.
         session_token: Option<SecretSource>,
     },
+    /// An identity of a Cognito identity pool.
+    IdentityPool(Box<IdentityPool>),
+}
+
+/// An identity of a Cognito identity pool.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct IdentityPool {
+    /// The pool, `REGION:UUID`.
+    pub id: String,
+    /// Region of the pool: the part of its id before the colon.
+    pub region: String,
+    /// Who logs in for it; without, the identity is an unauthenticated one.
+    pub login: Option<Login>,
+    /// The role, where a login may choose among several.
+    pub role_arn: Option<String>,
+    /// Another endpoint, for VPC endpoints and tests.
+    pub endpoint: Option<String>,
+}
+
+/// A login that stands in an `[auth.*]` table of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Login {
+    /// The name of the table.
+    pub name: Arc<str>,
+    /// Whose login.
+    pub user: CognitoUser,
 }
 
 /// An STS `AssumeRole` call.

@@ -5,6 +5,7 @@
 
 mod auth;
 mod field;
+mod identity_pool;
 mod listen;
 mod name;
 mod path;
@@ -13,6 +14,7 @@ mod secret;
 mod sigv4;
 mod upstream;
 mod url;
+mod user;
 
 use std::path::{Path, PathBuf};
 
@@ -43,7 +45,7 @@ pub(super) fn compile(raw: RawConfig, context: &mut Context<'_>) -> Compiled {
     let admin = listen::check(&proxy, admin, &routes, context);
     let allowed_hosts = name::hosts("allowed_hosts", &proxy.allowed_hosts.value, context);
     upstream::check_budget(&upstream, &routes, &proxy.buffer_budget, context);
-    let mut auths = auth::compile(auth, context);
+    let mut auths = auth::compile(&auth, context);
     let routes = route::compile(routes, &mut auths, context);
     let schemes = auths.finish(context);
     Compiled {

@@ -230,9 +230,15 @@ impl Scan<'_> {
         // No value of ours has several lines: a string that does has swallowed them.
         if fresh && self.may_show() && !misplaced && !word.contains('\n') {
             self.hide_in_url(range);
-        } else if !raw::is_key(word) {
+        } else if !raw::is_key(word) || self.is_quoted(&range) {
             self.found.push(range);
         }
+    }
+
+    /// A bare word may be the key of the next line; a text may be a secret, even one like "password".
+    fn is_quoted(&self, word: &Range<usize>) -> bool {
+        let before = word.start.checked_sub(1).and_then(|at| self.text.as_bytes().get(at));
+        matches!(before, Some(b'"' | b'\''))
     }
 
     /// Ends a run of words that was no key: only names that are ours may be shown.
@@ -265,8 +271,11 @@ impl Scan<'_> {
         let frames = self.frames.iter().flat_map(|frame| &frame.key);
         raw::is_plain(name)
             && frames.chain(around).all(|table| raw::is_table(table))
-            // `[auth.NAME]` may be called anything, so this one asks only for what is known to hold secrets.
-            && self.header.iter().all(|table| !raw::holds_secrets(table))
+            // A header may have the user's own names, so this asks only for what is known to hold secrets; and the second
+            // of `[auth.NAME]` is always the user's.
+            && self.header.iter().enumerate().all(|(at, table)| {
+                (at == 1 && self.header.first() == Some(&"auth")) || !raw::holds_secrets(table)
+            })
     }
 
     /// The inside of a string, up to its end or what must be taken for it. Leaves `at` behind the closing quote.

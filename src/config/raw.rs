@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::read::{At, FromToml, Map, Reader, Table, Text, Value, choice, given, needed, slot, table, take};
 pub use super::read::{Key, Type};
-use crate::auth::spec::{ClientAuth, PayloadSigning};
+use crate::auth::spec::{ClientAuth, PayloadSigning, UserToken};
 use crate::secret::Secret;
 use crate::telemetry::log::{Format, Level};
 use crate::tls::Http2;
@@ -35,6 +35,7 @@ pub const SECTIONS: &[Section] = &[
     Section { header: "[log]", kind: None, keys: RawLog::KEYS },
     Section { header: "[upstream]", kind: None, keys: RawUpstream::KEYS },
     Section { header: "[auth.NAME]", kind: Some("client-credentials"), keys: RawClientCredentials::KEYS },
+    Section { header: "[auth.NAME]", kind: Some("cognito-user"), keys: RawCognitoUser::KEYS },
     Section { header: "[auth.NAME]", kind: Some("sigv4"), keys: RawSigV4::KEYS },
     Section { header: "[[route]]", kind: None, keys: RawRoute::KEYS },
     Section { header: "[[route]]", kind: None, keys: RawUpstream::KEYS },
@@ -137,13 +138,45 @@ table! {
 }
 
 table! {
+    /// `kind = "cognito-user"`: a user of a Cognito user pool, who logs in with a password.
+    struct RawCognitoUser {
+        /// Region of the user pool; the part of `user_pool_id` before the "_", if left out.
+        region: Text;
+        /// The user pool, as in "eu-west-1_AbCdEfGhI".
+        user_pool_id: Text => required;
+        /// The app client that the user logs in through.
+        client_id: Text => required;
+        /// The app client's secret, if it was made with one.
+        client_secret: RawSecret;
+        /// How the password is shown: "srp" (it stays here), "password" (sent over TLS) or "admin-password" (in signed calls).
+        flow: RawFlow = r#""srp""#;
+        /// The user's name, or an alias that the pool takes.
+        username: Text => required;
+        /// The user's password, a permanent one.
+        password: RawSecret => required;
+        /// Seed of the user's authenticator app, in base32; answers `SOFTWARE_TOKEN_MFA`.
+        totp_seed: RawSecret;
+        /// Which of the login's tokens is sent: "access" or "id".
+        token: UserToken = r#""access""#;
+        /// Whose signature the calls of flow = "admin-password" carry; the SDKs' default chain, if left out.
+        credentials: RawSigner;
+        /// The header that carries the token.
+        header: Text = r#""authorization""#;
+        /// The word in front of the token; "" sends the raw token.
+        scheme: Text = r#""Bearer""#;
+        /// Another Cognito endpoint, for VPC endpoints and tests: https://, or http:// on loopback.
+        endpoint: Text;
+    }
+}
+
+table! {
     /// `kind = "sigv4"`: an AWS Signature Version 4.
     struct RawSigV4 {
         /// Region of the signing scope; read from the upstream's name where that is an execute-api host.
         region: Text;
         /// Service of the signing scope.
         service: Text = r#""execute-api""#;
-        /// Whose signature it is: "default" (the SDKs' chain), { profile = "…" } or { static = { … } }.
+        /// Whose signature it is: "default" (the SDKs' chain) or one of its links, `{ profile = "…" }`, `{ static = { … } }` or `{ identity_pool = { … } }`.
         credentials: RawCredentials = r#""default""#;
         /// A role to assume with those credentials.
         assume_role: RawAssumeRole;
@@ -177,6 +210,20 @@ table! {
         secret_access_key: RawSecret => required;
         /// Session token, of temporary keys.
         session_token: RawSecret;
+    }
+}
+
+table! {
+    /// `credentials = { identity_pool = { … } }`: an identity of a Cognito identity pool.
+    struct RawIdentityPool {
+        /// The identity pool, as in "eu-west-1:0d5f3c1e-7a0b-4f43-9d2e-2f6f0c5b7e11".
+        id: Text => required;
+        /// Name of a cognito-user [auth] table that logs in for it; an unauthenticated identity, if left out.
+        login: Text;
+        /// The role to ask for, where the user may have several; needs `login`.
+        role_arn: Text;
+        /// Another endpoint, for VPC endpoints and tests: https://, or http:// on loopback.
+        endpoint: Text;
     }
 }
 
@@ -225,6 +272,7 @@ table! {
 choice!(Format { "text" => Format::Text, "json" => Format::Json });
 choice!(Http2 { "auto" => Http2::Auto, "never" => Http2::Never });
 choice!(ClientAuth { "basic" => ClientAuth::Basic, "body" => ClientAuth::Body });
+choice!(RawFlow { "srp" => RawFlow::Srp, "password" => RawFlow::Password, "admin-password" => RawFlow::AdminPassword });
 choice!(PayloadSigning { "signed" => PayloadSigning::Signed, "unsigned" => PayloadSigning::Unsigned });
 
 /// The whole file.
@@ -241,6 +289,7 @@ pub(super) struct RawConfig {
 #[derive(Clone)]
 pub(super) enum RawAuth {
     ClientCredentials(Box<RawClientCredentials>),
+    CognitoUser(Box<RawCognitoUser>),
     SigV4(Box<RawSigV4>),
     /// Its `kind` is missing or unknown; noted.
     Unknown,
@@ -285,19 +334,43 @@ pub(super) enum RawCredentials {
     WebIdentity,
     Profile(At<Text>),
     Static(RawStatic),
+    IdentityPool(RawIdentityPool),
 }
 
-const KINDS: &[(&str, &[Key])] = &[("client-credentials", RawClientCredentials::KEYS), ("sigv4", RawSigV4::KEYS)];
-const CREDENTIALS_KEYS: &[Key] = &[
-    Key { name: "profile", kind: Type::Text, default: None, required: false, doc: " A profile of ~/.aws/config.\n" },
-    Key {
-        name: "static",
-        kind: Type::Table(RawStatic::KEYS),
-        default: None,
-        required: false,
-        doc: " Keys of one's own.\n",
-    },
+/// Credentials that sign the calls of a login: all forms but an identity pool, which is what a login is for.
+#[derive(Clone)]
+pub(super) struct RawSigner(pub(super) RawCredentials);
+
+/// How a user's password is shown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum RawFlow {
+    Srp,
+    Password,
+    AdminPassword,
+}
+
+const KINDS: &[(&str, &[Key])] = &[
+    ("client-credentials", RawClientCredentials::KEYS),
+    ("cognito-user", RawCognitoUser::KEYS),
+    ("sigv4", RawSigV4::KEYS),
 ];
+const PROFILE: Key =
+    Key { name: "profile", kind: Type::Text, default: None, required: false, doc: " A profile of ~/.aws/config.\n" };
+const STATIC: Key = Key {
+    name: "static",
+    kind: Type::Table(RawStatic::KEYS),
+    default: None,
+    required: false,
+    doc: " Keys of one's own.\n",
+};
+const IDENTITY_POOL: Key = Key {
+    name: "identity_pool",
+    kind: Type::Table(RawIdentityPool::KEYS),
+    default: None,
+    required: false,
+    doc: " An identity of a Cognito identity pool.\n",
+};
+const CREDENTIALS_KEYS: &[Key] = &[PROFILE, STATIC, IDENTITY_POOL];
 const ROOT: [&str; 6] = ["proxy", "admin", "log", "upstream", "auth", "route"];
 
 /// Whether `name` is a key or table of ours, of any section.
@@ -307,7 +380,9 @@ pub(super) fn is_key(name: &str) -> bool {
 
 /// Whether what is written for `name` may be shown.
 pub(super) fn is_plain(name: &str) -> bool {
-    kind_of(name).is_some_and(|kind| !is_secret(kind)) && !ROOT.contains(&name) || matches!(name, "auth" | "upstream")
+    // `token` says which one, but looks like the place for one.
+    kind_of(name).is_some_and(|kind| !is_secret(kind)) && !ROOT.contains(&name) && name != "token"
+        || matches!(name, "auth" | "upstream")
 }
 
 /// Whether `name` is a table of ours that has keys of ours.

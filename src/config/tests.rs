@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::auth::spec::{AwsSource, ClientAuth, Kind};
+use crate::auth::spec::{AwsSource, Bearer, ClientAuth, Kind, TokenSource};
 use crate::secret::SecretSource;
 
 fn compiled(text: &str) -> Compiled {
@@ -91,10 +91,12 @@ fn secrets_and_variables_come_from_the_given_environment() {
          [[route]]\nupstream = \"https://a.b\"\nauth = \"a\"\n[[route]]\npath = \"/b\"\nupstream = \"https://a.b\"\nauth = \"b\"\n",
     );
     assert_eq!(config.warnings, []);
-    let Kind::Bearer(bearer) = &config.schemes[0].kind else { panic!("no token") };
-    assert_eq!((bearer.client.token_url.as_str(), bearer.client.client_id.as_str()), ("https://a.b/prod", "xy${z}"));
-    assert_eq!(bearer.client.client_auth, ClientAuth::Body);
-    assert_eq!(bearer.client.client_secret, SecretSource::Fixed("s3cret".into()));
+    let Kind::Bearer(Bearer { token: TokenSource::Client(client), .. }) = &config.schemes[0].kind else {
+        panic!("no token")
+    };
+    assert_eq!((client.token_url.as_str(), client.client_id.as_str()), ("https://a.b/prod", "xy${z}"));
+    assert_eq!(client.client_auth, ClientAuth::Body);
+    assert_eq!(client.client_secret, SecretSource::Fixed("s3cret".into()));
     let Kind::SigV4(sigv4) = &config.schemes[1].kind else { panic!("no signature") };
     assert!(matches!(&sigv4.credentials.source, AwsSource::Static { session_token: None, .. }));
     assert!(!format!("{config:?}").contains("s3cret"));

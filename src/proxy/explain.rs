@@ -17,7 +17,9 @@ use crate::auth::canonical::{Added, canonical_request};
 use crate::auth::control::without_query;
 use crate::auth::request::Unsigned;
 use crate::auth::sigv4::Scope;
-use crate::auth::spec::{AssumeRole, AwsSource, Coverage, Kind, PayloadSigning, Spec};
+use crate::auth::spec::{
+    AssumeRole, AwsSource, Bearer, CognitoUser, Coverage, Kind, PayloadSigning, Spec, TokenSource, UserToken,
+};
 use crate::message::body::Sha256Hex;
 use crate::message::fields::REQUEST_ID;
 use crate::message::target::{Target, TargetError};
@@ -146,10 +148,20 @@ impl fmt::Display for Explanation<'_> {
 fn describe(spec: &Spec) -> String {
     let name = &spec.name;
     match &spec.kind {
-        Kind::Bearer(bearer) => {
-            let scopes = bearer.client.scopes.join(" ");
-            let (url, id) = (without_query(&bearer.client.token_url), &bearer.client.client_id);
+        Kind::Bearer(Bearer { token: TokenSource::Client(client), .. }) => {
+            let scopes = client.scopes.join(" ");
+            let (url, id) = (without_query(&client.token_url), &client.client_id);
             format!("{name}: token of client {id} from {url}, scopes \"{scopes}\"")
+        }
+        Kind::Bearer(Bearer { token: TokenSource::User(user, which), .. }) => {
+            let which = match which {
+                UserToken::Access => "access",
+                UserToken::Id => "ID",
+            };
+            let CognitoUser { username, client_id, user_pool_id, .. } = user;
+            format!(
+                "{name}: {which} token of user {username:?}, logged in through client {client_id} of {user_pool_id}"
+            )
         }
         Kind::SigV4(sigv4) => {
             let source = match &sigv4.credentials.source {
@@ -160,6 +172,10 @@ fn describe(spec: &Spec) -> String {
                 AwsSource::WebIdentity => "the web identity's role".to_owned(),
                 AwsSource::Profile(profile) => format!("profile \"{profile}\""),
                 AwsSource::Static { .. } => "static keys".to_owned(),
+                AwsSource::IdentityPool(pool) => match &pool.login {
+                    Some(login) => format!("the login \"{}\" in identity pool {}", login.name, pool.id),
+                    None => format!("an unauthenticated identity of identity pool {}", pool.id),
+                },
             };
             let role = match &sigv4.credentials.assume_role {
                 Some(AssumeRole { arn, .. }) => format!(", assuming {arn}"),

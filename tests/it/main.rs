@@ -12,6 +12,8 @@ mod guard;
 #[cfg(test)]
 mod hygiene;
 #[cfg(test)]
+mod identity;
+#[cfg(test)]
 mod limits;
 #[cfg(test)]
 mod metrics;

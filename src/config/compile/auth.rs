@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use http::HeaderName;
+
 use super::field::{self, AuthFields};
 use super::sigv4::{Signing, Toward};
 use super::url::{self, Query};
-use super::{Context, secret};
-use crate::auth::spec::{Bearer, ClientCredentials, Kind, Spec};
-use crate::config::raw::{RawAuth, RawClientCredentials};
+use super::{Context, secret, user};
+use crate::auth::spec::{Bearer, ClientCredentials, CognitoUser, Kind, Spec, TokenSource};
+use crate::config::raw::{RawAuth, RawClientCredentials, RawCredentials, RawIdentityPool};
 use crate::config::read::{At, Map, Text, nearest};
 
 /// Sends requests as they are.
@@ -34,17 +36,41 @@ enum Meaning {
     SigV4(Signing),
 }
 
+/// All tables by name, and whose logins those of kind "cognito-user" are; `None` for other kinds, and an inner `None` for
+/// one that has errors of its own.
+pub(super) type Logins = BTreeMap<String, Option<Option<CognitoUser>>>;
+
 /// Compiles all tables.
-pub(super) fn compile(auths: Map<RawAuth>, context: &mut Context<'_>) -> Auths {
+pub(super) fn compile(auths: &Map<RawAuth>, context: &mut Context<'_>) -> Auths {
     let mut entries = Vec::new();
+    let mut logins = Logins::new();
     for (name, auth) in auths {
-        check_name(&name, context);
+        check_name(name, context);
+        let mut login = None;
         let meaning = match &auth.value {
             RawAuth::ClientCredentials(raw) => bearer(raw, context).map(Meaning::Bearer),
-            RawAuth::SigV4(raw) => Signing::compile(raw, &name.value, context).map(Meaning::SigV4),
-            RawAuth::Unknown => None,
+            RawAuth::CognitoUser(raw) => {
+                let (user, bearer) = user::compile(raw, context);
+                login = Some(user);
+                bearer.map(Meaning::Bearer)
+            }
+            // Below, once all logins are known.
+            RawAuth::SigV4(_) | RawAuth::Unknown => None,
         };
-        entries.push(Entry { name, meaning, used: false });
+        logins.insert(name.value.clone(), login);
+        entries.push(Entry { name: name.clone(), meaning, used: false });
+    }
+    let mut borrowed = Vec::new();
+    for ((name, auth), entry) in auths.iter().zip(&mut entries) {
+        if let RawAuth::SigV4(raw) = &auth.value {
+            entry.meaning = Signing::compile(raw, &name.value, &logins, context).map(Meaning::SigV4);
+            if let RawCredentials::IdentityPool(RawIdentityPool { login: Some(login), .. }) = &raw.credentials.value {
+                borrowed.push(&*login.value);
+            }
+        }
+    }
+    for entry in &mut entries {
+        entry.used = borrowed.contains(&entry.name.value.as_str());
     }
     Auths { entries, specs: Vec::new() }
 }
@@ -142,16 +168,7 @@ fn bearer(raw: &RawClientCredentials, context: &mut Context<'_>) -> Option<Beare
     let client_secret = raw.client_secret.as_ref().and_then(|raw| secret::find("client_secret", &raw.value, context));
     let scopes = scopes(&raw.scopes.value, context);
     let params = params(&raw.params.value, context);
-    let header = field::field_name("header", &raw.header.value, raw.header.span, context);
-    if let Some(reason) = header.as_ref().and_then(field::owner) {
-        let message = format!("{} cannot carry a token: {reason}", &*raw.header.value);
-        context.problems.error(raw.header.span, message).help("leave `header` out, or name one of the API's own");
-    }
-    let scheme = str::to_owned(&raw.scheme.value);
-    if !scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)) {
-        let problem = context.problems.error(raw.scheme.span, "`scheme` is not one word (RFC 9110 11.1)");
-        problem.help("write \"Bearer\", or \"\" to send the raw token; the space behind it is added");
-    }
+    let carrier = carrier(&raw.header, &raw.scheme, context);
     let client = ClientCredentials {
         token_url: token_url?,
         client_id: client_id?,
@@ -160,7 +177,22 @@ fn bearer(raw: &RawClientCredentials, context: &mut Context<'_>) -> Option<Beare
         scopes,
         params,
     };
-    Some(Bearer { client, header: header?, scheme })
+    let (header, scheme) = carrier?;
+    Some(Bearer { token: TokenSource::Client(client), header, scheme })
+}
+
+/// The field that carries a token, and the word before it.
+pub(super) fn carrier(header: &At<Text>, scheme: &At<Text>, context: &mut Context<'_>) -> Option<(HeaderName, String)> {
+    let name = field::field_name("header", &header.value, header.span, context);
+    if let Some(reason) = name.as_ref().and_then(field::owner) {
+        let message = format!("{} cannot carry a token: {reason}", &*header.value);
+        context.problems.error(header.span, message).help("leave `header` out, or name one of the API's own");
+    }
+    if !scheme.value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)) {
+        let problem = context.problems.error(scheme.span, "`scheme` is not one word (RFC 9110 11.1)");
+        problem.help("write \"Bearer\", or \"\" to send the raw token; the space behind it is added");
+    }
+    Some((name?, str::to_owned(&scheme.value)))
 }
 
 fn token_url(text: &At<Text>, context: &mut Context<'_>) -> Option<String> {

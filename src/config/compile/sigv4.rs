@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::auth::filled;
+use super::auth::{Logins, filled};
+use super::identity_pool;
 use super::url::{self, Query, Url};
 use super::{Context, secret};
 use crate::auth::spec::{AssumeRole, AwsCredentials, AwsSource, PayloadSigning, SigV4};
@@ -42,10 +43,10 @@ struct Role {
 }
 
 impl Signing {
-    pub(super) fn compile(raw: &RawSigV4, name: &str, context: &mut Context<'_>) -> Option<Self> {
+    pub(super) fn compile(raw: &RawSigV4, name: &str, logins: &Logins, context: &mut Context<'_>) -> Option<Self> {
         let region = raw.region.as_ref().map(|text| region(text, context));
         let service = service(&raw.service, context);
-        let source = credentials(&raw.credentials.value, context);
+        let source = credentials(&raw.credentials.value, logins, context);
         let role = raw.assume_role.as_ref().map(|role| assume_role(&role.value, name, context));
         let payload = raw.payload.value;
         if payload == PayloadSigning::Unsigned && service.as_deref() == Some("execute-api") {
@@ -93,7 +94,7 @@ impl Signing {
 
 /// Turns "there, but wrong" into `None` and "not there" into `Some(None)`.
 #[expect(clippy::option_option, reason = "the outer one is the error, which has been noted")]
-fn optional<T>(value: Option<Option<T>>) -> Option<Option<T>> {
+pub(super) fn optional<T>(value: Option<Option<T>>) -> Option<Option<T>> {
     match value {
         None => Some(None),
         Some(None) => None,
@@ -101,7 +102,7 @@ fn optional<T>(value: Option<Option<T>>) -> Option<Option<T>> {
     }
 }
 
-fn region(text: &At<Text>, context: &mut Context<'_>) -> Option<String> {
+pub(super) fn region(text: &At<Text>, context: &mut Context<'_>) -> Option<String> {
     let region = filled("region", text, context)?;
     let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     if !region.bytes().all(allowed) || !region.contains('-') {
@@ -130,7 +131,7 @@ fn service(text: &At<Text>, context: &mut Context<'_>) -> Option<String> {
     None
 }
 
-fn credentials(raw: &RawCredentials, context: &mut Context<'_>) -> Option<AwsSource> {
+pub(super) fn credentials(raw: &RawCredentials, logins: &Logins, context: &mut Context<'_>) -> Option<AwsSource> {
     match raw {
         RawCredentials::Default => Some(AwsSource::Default),
         RawCredentials::Environment => Some(AwsSource::Environment),
@@ -146,6 +147,7 @@ fn credentials(raw: &RawCredentials, context: &mut Context<'_>) -> Option<AwsSou
             let token = session_token.as_ref().map(|_| find("session_token", session_token));
             Some(AwsSource::Static { access_key_id: id?, secret_access_key: key?, session_token: optional(token)? })
         }
+        RawCredentials::IdentityPool(raw) => identity_pool::compile(raw, logins, context),
     }
 }
 
@@ -199,7 +201,7 @@ fn matching(
 }
 
 /// `arn:PARTITION:iam::ACCOUNT:role/PATH/NAME`.
-fn role_arn(text: &At<Text>, context: &mut Context<'_>) -> Option<String> {
+pub(super) fn role_arn(text: &At<Text>, context: &mut Context<'_>) -> Option<String> {
     const FORM: &str = "it looks like arn:aws:iam::123456789012:role/NAME";
     let parts: Vec<&str> = text.value.splitn(6, ':').collect();
     let (why, help) = match parts.as_slice() {

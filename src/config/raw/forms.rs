@@ -1,12 +1,16 @@
 //! Values with forms of their own: secrets, credentials, log levels.
 
-use super::{CREDENTIALS_KEYS, Literal, RawCredentials, RawFieldValue, RawSecret, RawStatic};
+use super::{
+    CREDENTIALS_KEYS, Literal, PROFILE, RawCredentials, RawFieldValue, RawIdentityPool, RawSecret, RawSigner,
+    RawStatic, STATIC,
+};
+use crate::auth::spec::UserToken;
 use crate::config::read::{At, FromToml, Reader, Table, Text, Type, Value};
 use crate::secret::Secret;
 use crate::telemetry::log::Level;
 
 const SECRET_FORMS: &str = "write { env = \"NAME\" } or { file = \"path\" }";
-const CREDENTIALS_FORMS: &str = "write \"default\", \"environment\", \"container\", \"instance\", \"web-identity\", { profile = \"NAME\" } or { static = { access_key_id = …, secret_access_key = … } }";
+const CREDENTIALS_FORMS: &str = "write \"default\", \"environment\", \"container\", \"instance\", \"web-identity\", { profile = \"NAME\" }, { static = { access_key_id = …, secret_access_key = … } } or { identity_pool = { id = …, login = … } }";
 
 impl FromToml for Level {
     const TYPE: Type = Type::Text;
@@ -78,6 +82,24 @@ impl FromToml for RawSecret {
     }
 }
 
+impl FromToml for UserToken {
+    const TYPE: Type = Type::Choice(&["access", "id"]);
+
+    fn read(reader: &mut Reader<'_>, key: &str, value: &Value<'_>) -> Option<Self> {
+        match value.get_ref().as_str() {
+            Some("access") => Some(Self::Access),
+            Some("id") => Some(Self::Id),
+            _ => {
+                // Not quoted: it may be a token.
+                let span = reader.span(value);
+                let problem = reader.problems.error(span, format!("this is not a value of `{key}`"));
+                problem.help("write \"access\" or \"id\"; the token itself is fetched");
+                None
+            }
+        }
+    }
+}
+
 impl FromToml for RawFieldValue {
     const TYPE: Type = Type::TextOrSecret;
 
@@ -111,19 +133,29 @@ impl FromToml for RawCredentials {
             return None;
         };
         reader.refuse_unknown(&Table { name: key, span, entries }, &[CREDENTIALS_KEYS]);
-        match (entries.get("profile"), entries.get("static")) {
-            (Some(profile), None) => reader.at("profile", profile).map(Self::Profile),
-            (None, Some(keys)) => RawStatic::read(reader, "static", keys).map(Self::Static),
-            (Some(_), Some(_)) => {
-                let message = format!("`{key}` has both `profile` and `static`");
+        let given = CREDENTIALS_KEYS.iter().filter_map(|key| Some((key.name, entries.get(key.name)?)));
+        match given.collect::<Vec<_>>().as_slice() {
+            [("profile", profile)] => reader.at("profile", profile).map(Self::Profile),
+            [("static", keys)] => RawStatic::read(reader, "static", keys).map(Self::Static),
+            [(_, pool)] => RawIdentityPool::read(reader, "identity_pool", pool).map(Self::IdentityPool),
+            [(one, _), (other, _), ..] => {
+                let message = format!("`{key}` has both `{one}` and `{other}`");
                 reader.problems.error(span, message).help("keep one of them");
                 None
             }
-            (None, None) => {
+            [] => {
                 let message = format!("`{key}` does not say where the credentials come from");
                 reader.problems.error(span, message).help(CREDENTIALS_FORMS).absence();
                 None
             }
         }
+    }
+}
+
+impl FromToml for RawSigner {
+    const TYPE: Type = Type::ChoiceOrTable(&["default"], &[PROFILE, STATIC]);
+
+    fn read(reader: &mut Reader<'_>, key: &str, value: &Value<'_>) -> Option<Self> {
+        RawCredentials::read(reader, key, value).map(Self)
     }
 }

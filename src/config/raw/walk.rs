@@ -2,7 +2,10 @@
 
 use toml::de::DeTable;
 
-use super::{KINDS, ROOT, RawAuth, RawClientCredentials, RawConfig, RawRoute, RawRouteEntry, RawSigV4, RawUpstream};
+use super::{
+    KINDS, ROOT, RawAuth, RawClientCredentials, RawCognitoUser, RawConfig, RawRoute, RawRouteEntry, RawSigV4,
+    RawUpstream,
+};
 use crate::config::diagnostic::{Problems, Span};
 use crate::config::raw::Key;
 use crate::config::read::{At, FromToml, Map, Reader, Table, Text, Value};
@@ -91,13 +94,16 @@ fn read_auth(reader: &mut Reader<'_>, table: &Table<'_, '_>) -> RawAuth {
         let has = |keys: &[Key]| name == "kind" || keys.iter().any(|key| key.name == name);
         match own {
             Some((_, keys)) if has(keys) => {}
-            Some((kind, keys)) => match KINDS.iter().find(|(_, keys)| has(keys)) {
-                Some((other, _)) => {
-                    let message = format!("`{name}` belongs to kind = \"{other}\", and this is kind = \"{kind}\"");
+            Some((kind, keys)) => {
+                let others = KINDS.iter().filter(|(_, keys)| has(keys)).map(|(other, _)| format!("\"{other}\""));
+                let others = others.collect::<Vec<_>>().join(" and ");
+                if others.is_empty() {
+                    reader.unknown_key(table.name, key.span().into(), name, keys.iter().map(|key| key.name));
+                } else {
+                    let message = format!("`{name}` belongs to kind = {others}, and this is kind = \"{kind}\"");
                     reader.problems.error(key.span().into(), message);
                 }
-                None => reader.unknown_key(table.name, key.span().into(), name, keys.iter().map(|key| key.name)),
-            },
+            }
             None if KINDS.iter().any(|(_, keys)| has(keys)) => {}
             None => {
                 let keys = KINDS.iter().flat_map(|(_, keys)| *keys);
@@ -106,6 +112,7 @@ fn read_auth(reader: &mut Reader<'_>, table: &Table<'_, '_>) -> RawAuth {
         }
     }
     match own {
+        Some(("cognito-user", _)) => RawAuth::CognitoUser(Box::new(RawCognitoUser::take(reader, table, None))),
         Some(("sigv4", _)) => RawAuth::SigV4(Box::new(RawSigV4::take(reader, table, None))),
         Some(_) => RawAuth::ClientCredentials(Box::new(RawClientCredentials::take(reader, table, None))),
         None => RawAuth::Unknown,

@@ -82,6 +82,14 @@ pub(crate) fn http_date(time: SystemTime) -> String {
     format!("{name}, {day:02} {month} {year:04} {hour:02}:{minute:02}:{second:02} GMT")
 }
 
+/// `Sun Aug 30 12:36:00 UTC 2015`, as in Cognito's SRP; the day is not padded.
+pub(crate) fn srp_time(time: SystemTime) -> String {
+    let date = http_date(time);
+    let [name, day, month, year, clock, _] =
+        date.split(' ').collect::<Vec<_>>().try_into().expect("an HTTP date has six words");
+    format!("{} {month} {} {clock} UTC {year}", name.trim_end_matches(','), day.trim_start_matches('0'))
+}
+
 /// Reads `20150830T123600Z`; nothing else.
 pub(crate) fn parse_iso_basic(text: &str) -> Option<SystemTime> {
     let bytes = text.as_bytes();
@@ -150,6 +158,8 @@ mod tests {
         assert_eq!(iso_basic(time), "20150830T123600Z");
         assert_eq!(rfc3339(time), "2015-08-30T12:36:00Z");
         assert_eq!(http_date(time), "Sun, 30 Aug 2015 12:36:00 GMT");
+        assert_eq!(srp_time(time), "Sun Aug 30 12:36:00 UTC 2015");
+        assert_eq!(srp_time(UNIX_EPOCH), "Thu Jan 1 00:00:00 UTC 1970");
     }
 
     #[test]

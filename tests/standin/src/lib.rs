@@ -11,14 +11,17 @@
 mod authority;
 pub mod body;
 mod clock;
+mod cognito_idp;
 mod container;
 mod double;
 mod encoding;
 mod gateway;
+mod identity_pool;
 mod keys;
 mod ledger;
 mod script;
 pub mod sigv4;
+pub mod srp;
 mod sts;
 #[cfg(test)]
 mod testing;
@@ -27,11 +30,13 @@ mod token_endpoint;
 
 pub use authority::Authority;
 pub use clock::Clock;
+pub use cognito_idp::{Factor, PoolClient, PoolUser, Refresh, UserPool};
 pub use container::{ContainerCall, ContainerCredentials};
 pub use gateway::{
     Alpn, ApiKind, Authorizer, BodyEnd, Gateway, GatewayBuilder, Principal, Received, Responder, ResponseFuture,
     TokenForm,
 };
+pub use identity_pool::IdentityPool;
 pub use keys::{AccessKey, AccessKeys};
 pub use script::Answer;
 pub use sts::{Role, Sts};

@@ -32,6 +32,10 @@ pub struct TokenVerifier(Arc<Mint>);
 pub struct Claims {
     /// The app client it was issued to.
     pub client_id: String,
+    /// Whom it is about: the app client itself, or a user's name inside the pool.
+    pub subject: String,
+    /// `access` or `id`.
+    pub token_use: String,
     /// The scopes granted, separated by spaces.
     pub scope: String,
     /// The end of its validity.
@@ -54,13 +58,32 @@ impl Mint {
     pub(crate) fn issue(&self, client_id: &str, scope: &str, lifetime: Duration) -> String {
         let now = self.clock.now();
         let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let header = json!({"kid": "standin", "alg": "HS256"});
-        let claims = json!({
+        self.sign(&json!({
             "sub": client_id, "token_use": "access", "scope": scope, "auth_time": seconds(now), "iss": "standin",
             "exp": seconds(now + lifetime), "iat": seconds(now), "version": 2, "jti": request_id(), "client_id": client_id,
+        }))
+    }
+
+    /// An access and an ID token of a user, by its name inside the pool.
+    pub(crate) fn issue_user(&self, user: &str, client_id: &str, lifetime: Duration) -> (String, String) {
+        let now = self.clock.now();
+        let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let (iat, exp) = (seconds(now), seconds(now + lifetime));
+        let access = json!({
+            "sub": user, "token_use": "access", "scope": "aws.cognito.signin.user.admin", "auth_time": iat,
+            "iss": "standin", "exp": exp, "iat": iat, "jti": request_id(), "client_id": client_id, "username": user,
         });
+        let id = json!({
+            "sub": user, "token_use": "id", "auth_time": iat, "iss": "standin", "exp": exp, "iat": iat,
+            "jti": request_id(), "aud": client_id, "cognito:username": user,
+        });
+        (self.sign(&access), self.sign(&id))
+    }
+
+    fn sign(&self, claims: &Value) -> String {
+        let header = json!({"kid": "standin", "alg": "HS256"});
         let part = |json: &Value| URL_SAFE_NO_PAD.encode(json.to_string());
-        let signed = format!("{}.{}", part(&header), part(&claims));
+        let signed = format!("{}.{}", part(&header), part(claims));
         let signature = URL_SAFE_NO_PAD.encode(hmac::sign(&self.key, signed.as_bytes()));
         format!("{signed}.{signature}")
     }
@@ -106,8 +129,11 @@ impl TokenVerifier {
         let (_, claims) = signed.split_once('.')?;
         let claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).ok()?).ok()?;
         Some(Claims {
-            client_id: claims["client_id"].as_str()?.to_owned(),
-            scope: claims["scope"].as_str()?.to_owned(),
+            // ID tokens have an audience and no scope.
+            client_id: claims["client_id"].as_str().or_else(|| claims["aud"].as_str())?.to_owned(),
+            subject: claims["sub"].as_str()?.to_owned(),
+            token_use: claims["token_use"].as_str()?.to_owned(),
+            scope: claims["scope"].as_str().unwrap_or_default().to_owned(),
             expires: UNIX_EPOCH + Duration::from_secs(claims["exp"].as_u64()?),
         })
     }
