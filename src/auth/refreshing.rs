@@ -395,7 +395,8 @@ impl<S: Source> Refreshing<S> {
             tracing::error!(credential = %self.name, error = %chain, next_try_in = ?pause, "no credential");
         }
         let failure = Failure { cause, retry_at: now.monotonic + pause, in_a_row };
-        self.state.store(Arc::new(State { held: old.held.clone(), failure: Some(failure) }));
+        // Not a plain store: a refusal by the upstream may be noted meanwhile.
+        self.state.rcu(|state| State { held: state.held.clone(), failure: Some(failure.clone()) });
         self.failed.fetch_add(1, Ordering::Relaxed);
     }
 }
