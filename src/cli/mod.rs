@@ -189,7 +189,8 @@ fn check(compiled: &Compiled, online: bool) -> ExitCode {
         let _infallible =
             writeln!(text, "route {name}: {listen} {host}{path} -> {scheme}://{authority}{base}, auth {auth}");
     }
-    let _infallible = writeln!(text, "ok: {} routes", compiled.routes.len());
+    let number = compiled.routes.len();
+    let _infallible = writeln!(text, "ok: {number} {}", if number == 1 { "route" } else { "routes" });
     if !online {
         return say(&text, ExitCode::SUCCESS);
     }
