@@ -16,6 +16,6 @@ COPY --from=roots /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certifica
 COPY --from=build /countersign /countersign
 # Nothing is ever written: run it with a read-only root and no capabilities.
 USER 65532:65532
-HEALTHCHECK --interval=10s --timeout=5s --start-period=15s CMD ["/countersign", "healthcheck"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=15s CMD ["/countersign", "healthcheck", "--ready"]
 ENTRYPOINT ["/countersign"]
 CMD ["run"]

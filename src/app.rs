@@ -31,7 +31,9 @@ use crate::tasks::Tasks;
 use crate::tls::{ClientSettings, SystemRoots, TlsError};
 
 /// The admin port's connections, apart from the clients': health is never shed (security.md 3.2).
-const ADMIN_CONNECTIONS: usize = 8;
+/// Each of its listeners has its own, and silent ones end soon, so that nobody can keep a probe out for long.
+const ADMIN_CONNECTIONS: usize = 32;
+const ADMIN_TIMERS: Timers = Timers { head: Duration::from_secs(5), idle: Duration::from_secs(10) };
 
 /// Why the program could not start.
 #[derive(Debug, thiserror::Error)]
@@ -136,7 +138,7 @@ impl Sidecar {
         let access = if log.access { AccessLog::All } else { AccessLog::Faults };
         let proxy = Arc::new(Proxy::new(snapshot, budget, clock.clone(), access, &mut registry));
         let drain = Drain::default();
-        let admin = Arc::new(Admin::new(schemes.credentials, registry, drain.clone(), clock));
+        let admin = Arc::new(Admin::new(&admin, schemes.credentials, registry, drain.clone(), clock));
         Ok(Self { settings, proxy, admin, mains, owns, admin_listener, health_listener, drain, tasks })
     }
 
@@ -168,7 +170,6 @@ impl Sidecar {
         }
         // The admin port answers until the very end, so that a probe sees the drain.
         let admin_drain = Drain::default();
-        let admin_places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS));
         let health = health_listener.map(|listener| ("health", Pages::Probes, listener));
         for (name, pages, listener) in [("admin", Pages::All, admin_listener)].into_iter().chain(health) {
             tracing::info!(listener = name, address = %listener.address(), "listening");
@@ -177,8 +178,8 @@ impl Sidecar {
                 let admin = Arc::clone(&admin);
                 async move { admin.answer(request, pages) }
             };
-            let places = Arc::clone(&admin_places);
-            tasks.spawn("admin", listener.serve(timers, places, admin_drain.clone(), service));
+            let places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS));
+            tasks.spawn("admin", listener.serve(ADMIN_TIMERS, places, admin_drain.clone(), service));
         }
 
         stop.await;

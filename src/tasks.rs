@@ -1,6 +1,7 @@
 //! Background tasks with a name, ended together.
 //!
-//! Every task of the program is started here, so that none is forgotten at the end. Imports nothing of ours.
+//! Every task but the clients' connections (`server::drain` counts those) and the wait for signals is started here, so
+//! that none is forgotten at the end. Imports nothing of ours.
 
 use std::future::Future;
 

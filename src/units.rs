@@ -35,13 +35,6 @@ pub enum UnitError {
 const SIZE_EXAMPLE: &str = "\"64KiB\" or \"10MiB\"";
 const DURATION_EXAMPLE: &str = "\"250ms\" or \"5s\"";
 
-impl ByteSize {
-    /// The size as a `usize`, capped at what this machine can address.
-    pub fn as_usize(self) -> usize {
-        usize::try_from(self.0).unwrap_or(usize::MAX)
-    }
-}
-
 impl FromStr for ByteSize {
     type Err = UnitError;
 

@@ -1,7 +1,7 @@
 //! The admin port: `/livez`, `/readyz`, `/startupz`, `/metrics`.
 //!
 //! Shows how things are and changes nothing. `/readyz` stays 200 when a credential fails later on: an issuer's outage
-//! must not take a whole fleet out of service; it names what fails. Imports `auth`, `server`.
+//! must not take a whole fleet out of service; it names what fails. Imports `auth`, `clock`, `proxy`, `server`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -50,7 +50,8 @@ pub struct Admin {
     registry: Registry,
     drain: Drain,
     clock: Clock,
-    hosts: AllowedHosts,
+    /// Whose names callers may use; anybody's where the port was opened to other machines on purpose.
+    hosts: Option<AllowedHosts>,
     started: Instant,
 }
 
@@ -58,8 +59,14 @@ type Answer = Response<Full<Bytes>>;
 
 impl Admin {
     /// Shows these.
-    pub fn new(credentials: Vec<Arc<dyn Credential>>, registry: Registry, drain: Drain, clock: Clock) -> Self {
-        let hosts = AllowedHosts::new([]);
+    pub fn new(
+        settings: &Settings,
+        credentials: Vec<Arc<dyn Credential>>,
+        registry: Registry,
+        drain: Drain,
+        clock: Clock,
+    ) -> Self {
+        let hosts = settings.listen.ip().is_loopback().then(|| AllowedHosts::new([]));
         Self { credentials, registry, drain, clock, hosts, started: Instant::now() }
     }
 
@@ -67,7 +74,8 @@ impl Admin {
     pub fn answer<B>(&self, request: Request<B>, pages: Pages) -> Answer {
         let (parts, _unread) = request.into_parts();
         if pages == Pages::All
-            && let Err(error) = self.hosts.check(&parts)
+            && let Some(hosts) = &self.hosts
+            && let Err(error) = hosts.check(&parts)
         {
             return text(StatusCode::FORBIDDEN, format!("{error}\n"));
         }
@@ -76,15 +84,16 @@ impl Admin {
         }
         match (parts.uri.path(), pages) {
             ("/livez", _) => text(StatusCode::OK, "alive\n".to_owned()),
-            ("/readyz", _) => self.ready(),
+            ("/readyz", pages) => self.ready(pages),
             ("/startupz", _) => self.started(),
             ("/metrics", Pages::All) => self.metrics(),
             _ => text(StatusCode::NOT_FOUND, "no such page\n".to_owned()),
         }
     }
 
-    /// Ready: the first try of every credential has ended, and no stop was asked for.
-    fn ready(&self) -> Answer {
+    /// Ready: the first try of every credential has ended, and no stop was asked for. Why a try failed is for callers
+    /// from this machine alone: it names endpoints and roles.
+    fn ready(&self, pages: Pages) -> Answer {
         let mut lines = String::new();
         if self.drain.is_leaving() {
             lines.push_str("not ready: stopping\n");
@@ -92,7 +101,10 @@ impl Admin {
         let now = self.clock.now().wall;
         let statuses: Vec<Status> = self.credentials.iter().map(|credential| credential.status()).collect();
         for status in &statuses {
-            lines.push_str(&status.describe(now));
+            match pages {
+                Pages::All => lines.push_str(&status.describe(now)),
+                Pages::Probes => lines.push_str(&status.summary(now)),
+            }
             lines.push('\n');
         }
         let ready = !self.drain.is_leaving() && self.first_tries_are_over(&statuses);

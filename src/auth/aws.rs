@@ -1,7 +1,7 @@
 //! AWS credentials: the SDKs' chain, a profile, given keys, an identity pool, and a role assumed with any of them.
 //!
 //! `aws-config` finds and fetches; nothing of it is called per request, since its providers do not cache (aws.md F2).
-//! A role's base credentials have a cache of their own, so many roles share one. Imports `secret`, `clock`, `tasks`.
+//! A role's base credentials have a cache of their own, so many roles share one. Imports `secret`, `clock`.
 
 use std::error::Error;
 use std::fmt;

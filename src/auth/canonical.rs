@@ -1,6 +1,6 @@
 //! The canonical request of Signature Version 4, written out for people: `explain` shows it.
 //!
-//! Not what signs (that is `aws-sigv4`), but what must come to the same: the tests compare the two. Imports `auth`.
+//! Not what signs (that is `aws-sigv4`), but what must come to the same: the tests compare the two. Imports `auth`, `message`.
 
 use std::fmt::Write as _;
 

@@ -1,8 +1,10 @@
 //! The control plane's one HTTP client: token endpoints here, and every call of `aws-config` through an adapter.
 //!
 //! One client means one set of roots, one proxy policy and one set of limits. It follows no redirect (a token request
-//! carries a secret), keeps no cookie and decompresses nothing. Imports `tls`.
+//! carries a secret), keeps no cookie and decompresses nothing. Imports nothing of ours
+//! but `auth::error`.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,7 +36,6 @@ pub struct Control {
 }
 
 /// An answer, read whole.
-#[derive(Debug)]
 pub struct Answer {
     /// Its status.
     pub status: StatusCode,
@@ -115,8 +116,15 @@ impl Control {
     }
 }
 
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The body is a token, mostly.
+        f.debug_struct("Answer").field("status", &self.status).finish_non_exhaustive()
+    }
+}
+
 /// A URL as it may be shown: a token endpoint's query can carry a secret.
-pub(super) fn without_query(url: &str) -> String {
+pub(crate) fn without_query(url: &str) -> String {
     url.split('?').next().unwrap_or_default().to_owned()
 }
 
@@ -172,5 +180,7 @@ async fn call(client: &reqwest::Client, request: HttpRequest) -> Result<HttpResp
 }
 
 fn connector_error(error: reqwest::Error) -> ConnectorError {
+    // A container's credential URL is itself a key to its credentials.
+    let error = error.without_url();
     if error.is_timeout() { ConnectorError::timeout(error.into()) } else { ConnectorError::io(error.into()) }
 }

@@ -232,6 +232,9 @@ pub enum AuthError {
     /// A field that must be signed has bytes that no two signers read alike.
     #[error("the field \"{0}\" must be signed and is not plain ASCII text")]
     Unsignable(http::HeaderName),
+    /// A credential that no field value can hold, such as a session token with a line break in it.
+    #[error("the credential for the field \"{0}\" has characters that no field can have")]
+    NotAFieldValue(http::HeaderName),
     /// The signer refused; its reason names no secret.
     #[error("signing the request")]
     Signing(#[source] Arc<aws_sigv4::http_request::SigningError>),

@@ -104,19 +104,20 @@ impl Scheme {
         }
     }
 
-    /// What to add to `request`, sent at `now`.
+    /// What to add to `request`. `now` is asked once the credential is there, right before the signature.
     ///
     /// # Errors
     /// [`AuthError`]: no credential, or a request that cannot be signed.
-    pub async fn authorize(&self, request: &Unsigned<'_>, now: SystemTime) -> Result<Grant, AuthError> {
+    pub async fn authorize(&self, request: &Unsigned<'_>, now: impl Fn() -> SystemTime) -> Result<Grant, AuthError> {
         match &self.means {
             Means::Bearer { token, header, scheme } => {
                 let lease = token.get().await.map_err(|missing| self.unavailable(missing))?;
-                Ok(Grant::new(vec![(header.clone(), bearer(scheme, &lease.value))], lease.generation))
+                let value = bearer(header, scheme, &lease.value)?;
+                Ok(Grant::new(vec![(header.clone(), value)], lease.generation))
             }
             Means::SigV4 { keys, scope } => {
                 let lease = keys.get().await.map_err(|missing| self.unavailable(missing))?;
-                let fields = sigv4::authorize(request, &lease.value.identity, scope, now)?;
+                let fields = sigv4::authorize(request, &lease.value.identity, scope, now())?;
                 Ok(Grant::new(fields, lease.generation))
             }
         }
@@ -145,15 +146,13 @@ impl Scheme {
     }
 }
 
-fn bearer(scheme: &str, token: &Secret) -> HeaderValue {
+fn bearer(header: &HeaderName, scheme: &str, token: &Secret) -> Result<HeaderValue, AuthError> {
     let token = token.expose();
     let text = if scheme.is_empty() { token.to_owned() } else { format!("{scheme} {token}") };
-    let mut value = HeaderValue::try_from(text).unwrap_or_else(|_not_a_token| {
-        // The scheme was checked with the config and the token when it came: both are visible ASCII.
-        HeaderValue::from_static("")
-    });
+    let mut value =
+        HeaderValue::try_from(text).map_err(|_not_visible_ascii| AuthError::NotAFieldValue(header.clone()))?;
     value.set_sensitive(true);
-    value
+    Ok(value)
 }
 
 /// All schemes of a config, and the credentials behind them.

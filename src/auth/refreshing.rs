@@ -3,7 +3,7 @@
 //! The rules are security.md 3.6 and 3.7. A credential is fetched again at a random point in 65 to 80 % of its life, so
 //! that a fleet that started together does not come back together. While a refresh fails, what is still valid is used.
 //! After a failure nobody asks again until a hold-off has passed; everybody who comes meanwhile gets the same answer.
-//! The SDK's own cache does none of this (aws.md F2). Imports `clock`, `tasks`, `telemetry`.
+//! The SDK's own cache does none of this (aws.md F2). Imports `clock`, `tasks`.
 
 use std::fmt;
 use std::future::Future;
@@ -114,8 +114,8 @@ pub struct Status {
 }
 
 impl Status {
-    /// `credential "orders": valid for 3541 s`, or what is wrong with it, in one line.
-    pub fn describe(&self, now: SystemTime) -> String {
+    /// `credential "orders": valid for 3541 s`, in one line.
+    pub fn summary(&self, now: SystemTime) -> String {
         let left = self.expires.map(|end| end.duration_since(now).unwrap_or_default().as_secs());
         let state = match (self.usable, left) {
             (true, Some(0)) => "expired, used on".to_owned(),
@@ -124,10 +124,15 @@ impl Status {
             (false, _) if self.tried => "none".to_owned(),
             (false, _) => "first try under way".to_owned(),
         };
-        let name = &self.name;
+        format!("credential \"{}\": {state}", self.name)
+    }
+
+    /// [`Status::summary`], and what is wrong with it: endpoints, roles, error codes; never a secret.
+    pub fn describe(&self, now: SystemTime) -> String {
+        let summary = self.summary(now);
         match &self.failure {
-            None => format!("credential \"{name}\": {state}"),
-            Some(failure) => format!("credential \"{name}\": {state}; last try: {}", Chain(&**failure)),
+            None => summary,
+            Some(failure) => format!("{summary}; last try: {}", Chain(&**failure)),
         }
     }
 }
@@ -390,7 +395,8 @@ impl<S: Source> Refreshing<S> {
             tracing::error!(credential = %self.name, error = %chain, next_try_in = ?pause, "no credential");
         }
         let failure = Failure { cause, retry_at: now.monotonic + pause, in_a_row };
-        self.state.store(Arc::new(State { held: old.held.clone(), failure: Some(failure) }));
+        // Not a plain store: a refusal by the upstream may be noted meanwhile.
+        self.state.rcu(|state| State { held: state.held.clone(), failure: Some(failure.clone()) });
         self.failed.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -63,12 +63,13 @@ pub fn authorize(
         .map_err(|error| AuthError::Signing(Arc::new(error)))?;
     let (instructions, _signature) = signed.into_parts();
     let (fields, _no_query_parameters) = instructions.into_parts();
-    let fields = fields.into_iter().filter_map(|field| {
-        let mut value = HeaderValue::from_str(field.value()).ok()?;
-        value.set_sensitive(field.sensitive() || field.name() == header::AUTHORIZATION.as_str());
-        Some((HeaderName::from_static(field.name()), value))
+    let written = fields.into_iter().map(|field| {
+        let name = HeaderName::from_static(field.name());
+        let Ok(mut value) = HeaderValue::from_str(field.value()) else { return Err(AuthError::NotAFieldValue(name)) };
+        value.set_sensitive(field.sensitive() || name == header::AUTHORIZATION);
+        Ok((name, value))
     });
-    Ok(fields.collect())
+    written.collect()
 }
 
 fn settings(payload: PayloadSigning) -> SigningSettings {

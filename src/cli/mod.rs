@@ -109,13 +109,10 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => with_config(&args.file, &environment, |compiled| {
             explain_request(&compiled, args.method, args.url, args.headers)
         }),
-        Command::Healthcheck(args) => with_config(&args.file, &environment, |compiled| {
-            let path = if args.ready { "/readyz" } else { "/livez" };
-            match healthcheck::ask(compiled.admin.listen, path) {
-                Ok(answer) => say(&answer, ExitCode::SUCCESS),
-                Err(error) => complain(&Chain(&error), FAILED),
-            }
-        }),
+        Command::Healthcheck(args) => match source::find(args.file.config.as_deref(), &environment) {
+            Ok(source) => health(&source, &environment, args.ready),
+            Err(error) => complain(&Chain(&error), FAILED),
+        },
     }
 }
 
@@ -127,6 +124,18 @@ fn with_config(file: &ConfigFile, environment: &Environment, then: impl FnOnce(C
     match config::load(&source, environment) {
         Ok(compiled) => then(compiled),
         Err(report) => complain(&report, BAD_CONFIG),
+    }
+}
+
+/// Asks the running proxy. A config that has become bad meanwhile is not the running one's fault: only the admin
+/// port is taken from it.
+fn health(source: &config::Source, environment: &Environment, ready: bool) -> ExitCode {
+    let Some(address) = config::admin_listen(source, environment) else {
+        return complain(&format!("{} does not tell the admin port", source.name), FAILED);
+    };
+    match healthcheck::ask(address, if ready { "/readyz" } else { "/livez" }) {
+        Ok(answer) => say(&answer, ExitCode::SUCCESS),
+        Err(error) => complain(&Chain(&error), FAILED),
     }
 }
 
@@ -180,7 +189,8 @@ fn check(compiled: &Compiled, online: bool) -> ExitCode {
         let _infallible =
             writeln!(text, "route {name}: {listen} {host}{path} -> {scheme}://{authority}{base}, auth {auth}");
     }
-    let _infallible = writeln!(text, "ok: {} routes", compiled.routes.len());
+    let number = compiled.routes.len();
+    let _infallible = writeln!(text, "ok: {number} {}", if number == 1 { "route" } else { "routes" });
     if !online {
         return say(&text, ExitCode::SUCCESS);
     }

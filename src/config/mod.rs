@@ -15,6 +15,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 pub use diagnostic::{Diagnostic, Report, Severity};
@@ -74,6 +75,12 @@ pub fn load(source: &Source, environment: &Environment) -> Result<Compiled, Repo
         Some(compiled) if !failed => Ok(Compiled { warnings: diagnostics, ..compiled }),
         _ => Err(Report { file: source.name.clone(), diagnostics }),
     }
+}
+
+/// The admin port alone, whatever else is wrong with the config.
+pub fn admin_listen(source: &Source, environment: &Environment) -> Option<SocketAddr> {
+    let mut problems = diagnostic::Problems::default();
+    raw::read(source, environment, &mut problems).map(|raw| raw.admin.listen.value)
 }
 
 impl Environment {

@@ -53,9 +53,12 @@ struct Streaming {
     kept: Option<BytesMut>,
 }
 
-/// How far a streaming body has come, seen from outside.
-#[derive(Debug, Default)]
+/// How far a body has come, seen from outside.
+#[derive(Debug)]
 pub struct Upload {
+    begun: Instant,
+    /// Milliseconds after `begun` at which a streamed body last moved or changed hands.
+    moved: AtomicU64,
     passed: AtomicU64,
     turn: AtomicU8,
     failure: Mutex<Option<BodyError>>,
@@ -79,8 +82,20 @@ pub enum Turn {
     Over,
 }
 
+impl Default for Upload {
+    fn default() -> Self {
+        let (moved, passed, turn) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU8::new(Turn::Upstream as u8));
+        Self { begun: Instant::now(), moved, passed, turn, failure: Mutex::default(), whole: OnceLock::new() }
+    }
+}
+
 impl Upload {
-    /// Bytes passed on so far.
+    /// When a streamed body last moved or changed hands.
+    pub fn moved(&self) -> Instant {
+        self.begun + Duration::from_millis(self.moved.load(Ordering::Relaxed))
+    }
+
+    /// Bytes passed on so far, or held.
     pub fn passed(&self) -> u64 {
         self.passed.load(Ordering::Relaxed)
     }
@@ -107,6 +122,8 @@ impl Upload {
 
     fn set(&self, turn: Turn) {
         self.turn.store(turn as u8, Ordering::Relaxed);
+        let since = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.moved.store(since, Ordering::Relaxed);
     }
 
     fn fail(&self, error: BodyError) -> BrokenOff {
@@ -177,7 +194,8 @@ impl Budget {
 
 /// Reads and hashes a body that a signature must cover.
 ///
-/// With a known length the whole of it is claimed from `budget` before a byte is read; otherwise 64 KiB at a time.
+/// With a known length the whole of it is claimed from `budget` before a byte is read; otherwise 64 KiB first, and then as
+/// much again each time. `upload` is told how much there is.
 ///
 /// # Errors
 /// [`BodyError`]: `TooLarge` before reading when the length is known, else as soon as it shows.
@@ -189,6 +207,7 @@ pub async fn hold(
     limit: u64,
     budget: &Budget,
     idle: Duration,
+    upload: &Upload,
 ) -> Result<(OutboundBody, Sha256Hex), BodyError> {
     if incoming.is_end_stream() {
         return Ok((OutboundBody::empty(), Sha256Hex::of_nothing()));
@@ -213,17 +232,22 @@ pub async fn hold(
         if length > limit {
             return Err(BodyError::TooLarge { limit });
         }
-        while claimed < length {
-            let step = CLAIM_STEP.min(limit - claimed);
-            let more = budget.claim(step, Instant::now() + BUDGET_WAIT).await?;
-            claimed += step;
+        if claimed < length {
+            // What is claimed is what is allocated, so it doubles as a buffer does.
+            let wanted = claimed.saturating_mul(2).clamp(length, limit);
+            let more = budget.claim(wanted - claimed, Instant::now() + BUDGET_WAIT).await?;
+            claimed = wanted;
             match (&mut permit, more) {
                 (Some(permit), Some(more)) => permit.merge(more),
                 (permit, more) => *permit = more,
             }
+            let mut larger = BytesMut::with_capacity(usize::try_from(claimed).unwrap_or_default());
+            larger.extend_from_slice(&bytes);
+            bytes = larger;
         }
         hash.update(&data);
         bytes.extend_from_slice(&data);
+        upload.passed.store(length, Ordering::Relaxed);
     }
     let sha256 = Sha256Hex::new(hash.finish().as_ref());
     if bytes.is_empty() {
@@ -278,7 +302,8 @@ impl Body for OutboundBody {
         match &mut self.0 {
             Kind::Empty => Poll::Ready(None),
             Kind::Held { bytes, .. } => {
-                // The claim stays until the body is dropped: the bytes are still in the connection's write queue.
+                // hyper drops this body as soon as its bytes are queued, and the bytes live on in the queue: the claim is
+                // kept by the copy that the proxy holds for a second send, until the response head is there.
                 let whole = std::mem::take(bytes);
                 Poll::Ready((!whole.is_empty()).then(|| Ok(Frame::data(whole))))
             }

@@ -12,8 +12,6 @@ pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub const ERROR_CODE: HeaderName = HeaderName::from_static("x-countersign-error");
 /// RFC 9209.
 pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
-/// The caller token's field; it never travels on.
-pub const CALLER_TOKEN: HeaderName = HeaderName::from_static("x-countersign-token");
 
 /// Which of a caller's fields stand for an identity and so may not pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,10 +33,10 @@ pub fn strip_request(headers: &mut HeaderMap, identity: CallerIdentity, mut remo
 
 /// Takes out of a response what must not travel on. `trailers` is whether the client said that it takes them.
 pub fn strip_response(headers: &mut HeaderMap, trailers: Trailers) {
-    let both_framings = headers.contains_key(header::TRANSFER_ENCODING);
+    let chunked = headers.contains_key(header::TRANSFER_ENCODING);
     strip_nominated(headers, &mut |_| {});
     retain(headers, |name| !is_dropped_from_response(name, trailers), &mut |_| {});
-    if both_framings {
+    if chunked {
         // RFC 9112 6.3: Transfer-Encoding overrides, and the length is not to be believed.
         headers.remove(header::CONTENT_LENGTH);
     }
@@ -172,7 +170,8 @@ fn is_dropped_from_response(name: &str, trailers: Trailers) -> bool {
         | "strict-transport-security"
         | "x-amzn-remapped-authorization" => true,
         "trailer" => trailers == Trailers::Unwanted,
-        _ => name.starts_with("access-control-"),
+        // Only we say what is ours.
+        _ => name.starts_with("access-control-") || name.starts_with("x-countersign-"),
     }
 }
 
@@ -260,6 +259,7 @@ mod tests {
             ("alt-svc", "h3"),
             ("strict-transport-security", "x"),
             ("access-control-allow-origin", "*"),
+            ("x-countersign-error", "no-route"),
             ("trailer", "x-sum"),
             ("transfer-encoding", "chunked"),
             ("content-length", "3"),

@@ -14,6 +14,7 @@ use super::guard::AllowedHosts;
 use super::outcome::ProxyError;
 use super::rewrite::{outgoing_fields, outgoing_target};
 use crate::auth::canonical::{Added, canonical_request};
+use crate::auth::control::without_query;
 use crate::auth::request::Unsigned;
 use crate::auth::sigv4::Scope;
 use crate::auth::spec::{
@@ -149,7 +150,7 @@ fn describe(spec: &Spec) -> String {
     match &spec.kind {
         Kind::Bearer(Bearer { token: TokenSource::Client(client), .. }) => {
             let scopes = client.scopes.join(" ");
-            let (url, id) = (&client.token_url, &client.client_id);
+            let (url, id) = (without_query(&client.token_url), &client.client_id);
             format!("{name}: token of client {id} from {url}, scopes \"{scopes}\"")
         }
         Kind::Bearer(Bearer { token: TokenSource::User(user, which), .. }) => {

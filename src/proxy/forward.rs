@@ -1,7 +1,7 @@
 //! Sending an authorised request, within its time.
 //!
 //! Takes only [`Sealed`] requests, so that nothing leaves without its authorisation. Says of a failure whether the same
-//! request may go out once more (security.md 3.3); the caller authorises it again for that. Imports `route`, `message`.
+//! request may go out once more (security.md 3.3); the caller authorises it again for that. Imports `message`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,8 @@ pub enum Failure {
     Final(UpstreamError),
 }
 
-/// Sends `sealed` and waits for the response head, `limit` at most after its last byte went out.
+/// Sends `sealed` and waits for the response head, `limit` at most after the upstream took the last piece of a streamed
+/// body, or after the send began.
 ///
 /// # Errors
 /// [`Failure`].
@@ -61,15 +62,16 @@ pub async fn send(
 /// Ready when the upstream has had `limit` to answer, or to take the next piece of the body. While the client is the
 /// one who keeps an upload waiting, its own timer runs, not this one.
 async fn overdue(upload: &Upload, limit: Duration) {
-    let mut passed = upload.passed();
-    let mut turn = upload.turn();
+    let mut since = Instant::now();
     loop {
-        sleep_until(Instant::now() + limit).await;
-        let (passed_now, turn_now) = (upload.passed(), upload.turn());
-        let moved = passed_now != passed || turn_now != turn;
-        if !moved && turn_now != Turn::Client {
+        sleep_until(since + limit).await;
+        let moved = upload.moved();
+        if upload.turn() == Turn::Client {
+            since = Instant::now();
+        } else if moved > since {
+            since = moved;
+        } else {
             return;
         }
-        (passed, turn) = (passed_now, turn_now);
     }
 }

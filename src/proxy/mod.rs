@@ -1,7 +1,7 @@
 //! The way of a request: guard, match, rewrite, authorise, forward, relay, record.
 //!
 //! One straight line, [`Proxy::pass`]; each step gives the next one a value that only it can make. Imports `auth`,
-//! `route`, `message`, `tls`, `tasks`, `clock`.
+//! `route`, `message`, `tls`, `tasks`, `clock`, `units`.
 
 pub mod explain;
 pub mod forward;
@@ -29,6 +29,7 @@ use self::pool::{Connections, Pool, Reuse, UpstreamBody, UpstreamError};
 use self::record::{AccessLog, Exchange, Metrics};
 use self::relay::{Permits, Relayed};
 use self::rewrite::{Outbound, Spare};
+use self::skew::Offset;
 use crate::auth::refusal::{self, Refusal};
 use crate::auth::request::Grant;
 use crate::auth::spec::Coverage;
@@ -153,21 +154,25 @@ impl Proxy {
         exchange: &mut Exchange,
     ) -> Result<(Response<UpstreamBody>, Permits, &'live Route), ProxyError> {
         let admitted = guard::admit(request, &live.allowed)?;
-        let LiveRoute { route, scheme, connections, in_flight } = live.find(&admitted, listener)?;
-        exchange.routed(&route.name);
-        let mut permits = Permits(vec![live.in_flight.enter()?]);
-        if let Some(limit) = in_flight {
-            permits.0.push(limit.enter()?);
-        }
+        let to = live.find(&admitted, listener)?;
+        exchange.routed(&to.route.name);
+        let permits = live.enter(to)?;
+        let coverage = to.scheme.as_ref().map_or(Coverage::Nothing, |scheme| scheme.coverage());
         let request_id = exchange.request_id().clone();
-        let coverage = scheme.as_ref().map_or(Coverage::Nothing, |scheme| scheme.coverage());
-        let mut outbound = rewrite::toward(admitted, route, coverage, &self.budget, request_id).await?;
+        let outbound = rewrite::toward(admitted, &to.route, coverage, &self.budget, request_id).await?;
+        exchange.uploading(outbound.upload());
+        let response = self.deliver(outbound, to).await?;
+        Ok((response, permits, &to.route))
+    }
+
+    /// Authorises and sends, twice at most (security.md 3.3), the second time on a new connection.
+    async fn deliver(&self, mut outbound: Outbound, to: &LiveRoute) -> Result<Response<UpstreamBody>, ProxyError> {
+        let LiveRoute { route, scheme, connections, .. } = to;
         let upload = Arc::clone(outbound.upload());
-        exchange.uploading(&upload);
-        // Two sends of one request at most (security.md 3.3), and the second on a new connection.
-        let mut reuse = Reuse::Allowed;
+        let mut attempt = Attempt::First;
         loop {
-            let now = connections.skew().correct(self.clock.now().wall);
+            let offset = connections.skew().known();
+            let now = || offset.correct(self.clock.now().wall);
             let grant = match scheme {
                 None => Grant::nothing(),
                 Some(scheme) => scheme.authorize(&outbound.unsigned(), now).await.map_err(ProxyError::Auth)?,
@@ -176,18 +181,17 @@ impl Proxy {
             let sealed = outbound.seal(grant);
             let spare = sealed.spare();
             let sent = self.clock.now();
-            let outcome = forward::send(connections, sealed, reuse, route.response_timeout).await;
-            let first = std::mem::replace(&mut reuse, Reuse::Avoided) == Reuse::Allowed;
-            let again = match outcome {
+            let reuse = if attempt == Attempt::First { Reuse::Allowed } else { Reuse::Avoided };
+            let again = match forward::send(connections, sealed, reuse, route.response_timeout).await {
                 Ok(response) => {
-                    let refused = Refused { scheme: scheme.as_deref(), generation, connections, sent };
-                    match self.after_refusal(refused, &response, first, spare).await {
+                    let granted = Granted { scheme: scheme.as_deref(), generation, connections, offset, sent };
+                    match self.after_refusal(granted, &response, attempt, spare).await {
                         Some(again) => again,
-                        None => return Ok((response, permits, route)),
+                        None => return Ok(response),
                     }
                 }
-                Err(Failure::Unsent(again, _)) if first => *again,
-                Err(Failure::Closing(error)) if first && spare.is_idempotent() => {
+                Err(Failure::Unsent(again, _)) if attempt == Attempt::First => *again,
+                Err(Failure::Closing(error)) if attempt == Attempt::First && spare.is_idempotent() => {
                     spare.into_outbound().ok_or_else(|| broken_off(&upload, error))?
                 }
                 Err(Failure::Unsent(_, error) | Failure::Closing(error) | Failure::Final(error)) => {
@@ -195,7 +199,7 @@ impl Proxy {
                 }
             };
             tracing::debug!(route = %route.name, "sent again");
-            outbound = again;
+            (outbound, attempt) = (again, Attempt::Second);
         }
     }
 
@@ -203,15 +207,15 @@ impl Proxy {
     /// again still has the credential renewed, for the requests to come.
     async fn after_refusal(
         &self,
-        refused: Refused<'_>,
+        granted: Granted<'_>,
         response: &Response<UpstreamBody>,
-        first: bool,
+        attempt: Attempt,
         spare: Spare,
     ) -> Option<Outbound> {
-        let Refused { scheme, generation, connections, sent } = refused;
+        let Granted { scheme, generation, connections, offset, sent } = granted;
         let scheme = scheme?;
         let refusal = refusal::judge(scheme.coverage(), response.status(), response.headers())?;
-        let spare = if first { spare.into_outbound() } else { None };
+        let spare = if attempt == Attempt::First { spare.into_outbound() } else { None };
         match refusal {
             Refusal::Credential => {
                 let Some(spare) = spare else {
@@ -220,7 +224,10 @@ impl Proxy {
                 };
                 scheme.renew(generation).await.then_some(spare)
             }
-            Refusal::Clock => connections.skew().learn(response.headers(), sent, self.clock.now()).then_some(spare)?,
+            Refusal::Clock => {
+                let right = connections.skew().learn(offset, response.headers(), sent, self.clock.now());
+                right.then_some(spare)?
+            }
         }
     }
 }
@@ -230,15 +237,32 @@ fn broken_off(upload: &Upload, error: UpstreamError) -> ProxyError {
     upload.take_failure().map_or(ProxyError::Upstream(error), ProxyError::Body)
 }
 
-/// What an answer is judged against.
-struct Refused<'a> {
+/// Which send of a request it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Attempt {
+    First,
+    Second,
+}
+
+/// What a request was authorised with, for judging its answer.
+struct Granted<'a> {
     scheme: Option<&'a Scheme>,
     generation: u64,
     connections: &'a Connections,
+    offset: Offset,
     sent: Moment,
 }
 
 impl Snapshot {
+    /// Places for one more request, of all routes and of its own.
+    fn enter(&self, to: &LiveRoute) -> Result<Permits, ProxyError> {
+        let mut permits = vec![self.in_flight.enter()?];
+        if let Some(limit) = &to.in_flight {
+            permits.push(limit.enter()?);
+        }
+        Ok(Permits(permits))
+    }
+
     fn find(&self, admitted: &guard::Admitted, listener: Option<SocketAddr>) -> Result<&LiveRoute, ProxyError> {
         let (host, path) = (admitted.host(), admitted.target().path());
         let no_route = || ProxyError::NoRoute { host: host.to_owned(), path: path.to_owned() };

@@ -30,6 +30,8 @@ pub enum Outcome {
 pub enum Code {
     /// The request breaks a rule of HTTP or of the target.
     BadRequest,
+    /// The request-target is too long.
+    UriTooLong,
     /// Host, Origin or Sec-Fetch-Site is not one that may call.
     CallerRefused,
     /// No route has this host and path.
@@ -88,6 +90,7 @@ impl Code {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::BadRequest => "bad-request",
+            Self::UriTooLong => "uri-too-long",
             Self::CallerRefused => "caller-refused",
             Self::NoRoute => "no-route",
             Self::MethodNotAllowed => "method-not-allowed",
@@ -108,6 +111,7 @@ impl Code {
     pub fn status(self) -> StatusCode {
         match self {
             Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::UriTooLong => StatusCode::URI_TOO_LONG,
             Self::CallerRefused => StatusCode::FORBIDDEN,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
@@ -125,6 +129,7 @@ impl Code {
     pub fn fault(self) -> Fault {
         match self {
             Self::BadRequest
+            | Self::UriTooLong
             | Self::CallerRefused
             | Self::NoRoute
             | Self::MethodNotAllowed
@@ -144,6 +149,7 @@ impl Code {
     pub fn proxy_status(self) -> &'static str {
         match self {
             Self::BadRequest
+            | Self::UriTooLong
             | Self::MethodNotAllowed
             | Self::BodyTooLarge
             | Self::ExpectationFailed
@@ -164,6 +170,7 @@ impl Code {
     pub fn title(self) -> &'static str {
         match self {
             Self::BadRequest => "The request breaks a rule",
+            Self::UriTooLong => "The request-target is too long",
             Self::CallerRefused => "This caller may not use the proxy",
             Self::NoRoute => "No route takes this request",
             Self::MethodNotAllowed => "The route does not take this method",
@@ -199,6 +206,12 @@ pub enum ProxyError {
     /// The request-target breaks a rule.
     #[error(transparent)]
     Target(#[from] TargetError),
+    /// The request-target is longer than what is taken.
+    #[error("the request-target is longer than {limit} bytes")]
+    TargetTooLong {
+        /// The limit, in bytes.
+        limit: usize,
+    },
     /// The Host field is missing, doubled or no host name.
     #[error("{0}")]
     BadHost(&'static str),
@@ -259,6 +272,7 @@ impl ProxyError {
             Self::Target(_) | Self::BadHost(_) | Self::Auth(AuthError::Unsignable(_) | AuthError::Signing(_)) => {
                 Code::BadRequest
             }
+            Self::TargetTooLong { .. } => Code::UriTooLong,
             Self::HostNotAllowed(_) | Self::WebPage(_) => Code::CallerRefused,
             Self::Loop => Code::Loop,
             Self::NoRoute { .. } => Code::NoRoute,
@@ -266,7 +280,7 @@ impl ProxyError {
             Self::Expectation => Code::ExpectationFailed,
             Self::Body(error) => body_code(error),
             Self::Overloaded { .. } => Code::Overloaded,
-            Self::Auth(AuthError::Unavailable { .. }) => Code::CredentialUnavailable,
+            Self::Auth(AuthError::Unavailable { .. } | AuthError::NotAFieldValue(_)) => Code::CredentialUnavailable,
             Self::Upstream(error) => upstream_code(error),
         }
     }
@@ -275,7 +289,10 @@ impl ProxyError {
     pub fn detail(&self) -> Option<String> {
         match self {
             Self::Target(error) => Some(error.to_string()),
-            Self::BadHost(_) | Self::MethodNotAllowed { .. } | Self::MethodNeverProxied(_) => Some(self.to_string()),
+            Self::TargetTooLong { .. }
+            | Self::BadHost(_)
+            | Self::MethodNotAllowed { .. }
+            | Self::MethodNeverProxied(_) => Some(self.to_string()),
             Self::HostNotAllowed(_) => {
                 Some("the Host is not one of localhost, 127.0.0.1, [::1], a route's host or proxy.allowed_hosts".into())
             }
@@ -292,7 +309,7 @@ impl ProxyError {
             | Self::Expectation
             | Self::Body(BodyError::Idle(_) | BodyError::Broken(_))
             | Self::Overloaded { .. }
-            | Self::Auth(AuthError::Signing(_))
+            | Self::Auth(AuthError::Signing(_) | AuthError::NotAFieldValue(_))
             | Self::Upstream(_) => None,
         }
     }

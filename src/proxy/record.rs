@@ -2,7 +2,7 @@
 //!
 //! An [`Exchange`] lives as long as its request; what it knows when it is dropped is what is recorded, so a request that
 //! the client abandons is counted like any other. No query, no field value and no body is ever recorded. Imports
-//! `message`, `telemetry`.
+//! `message`, `auth`.
 
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
@@ -35,7 +35,7 @@ pub struct Metrics {
     sent: Family<RouteLabel, Counter>,
 }
 
-/// At most routes × outcomes (16) × status classes (5).
+/// At most routes × outcomes (18) × status classes (5).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
     route: Name,
@@ -83,7 +83,7 @@ impl Metrics {
         let bytes = Unit::Bytes;
         registry.register_with_unit(
             "request_body",
-            "Body bytes streamed upstream",
+            "Body bytes taken from clients",
             bytes.clone(),
             metrics.received.clone(),
         );
@@ -145,6 +145,11 @@ impl Exchange {
     /// The id under which it is logged.
     pub fn request_id(&self) -> &HeaderValue {
         &self.request_id
+    }
+
+    /// Its method.
+    pub fn method(&self) -> &Method {
+        &self.method
     }
 
     /// It goes to this route.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
-use http::{Method, Response, Version};
+use http::{Method, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -36,7 +36,7 @@ pub struct Relayed {
 
 /// The places a request takes among those in flight.
 #[derive(Debug, Default)]
-pub struct Permits(pub(super) Vec<OwnedSemaphorePermit>);
+pub struct Permits(#[expect(dead_code, reason = "held for their drop")] pub(super) Vec<OwnedSemaphorePermit>);
 
 #[derive(Debug)]
 enum Source {
@@ -86,7 +86,11 @@ pub fn relay(
     parts.version = Version::HTTP_11;
     let source = Source::Upstream { body, idle: IdleTimer::new(idle), trailers };
     let mut relayed = Relayed { source, exchange, permits };
-    // Nothing may ever poll a body that is already over.
+    // Nothing may ever poll a body that is already over, or that cannot be (RFC 9110 6.4.1).
+    let bodiless = matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    if bodiless || relayed.exchange.method() == Method::HEAD {
+        relayed.exchange.ended(Outcome::Delivered, None);
+    }
     relayed.note_end();
     Response::from_parts(parts, relayed)
 }
@@ -120,7 +124,7 @@ pub fn refuse(error: &ProxyError, mut exchange: Exchange) -> Response<Relayed> {
         headers.insert(PROXY_STATUS, status);
     }
     if let Some(after) = error.retry_after() {
-        // Whole seconds, rounded up: zero would ask for a retry at once.
+        // Whole seconds, and one more: what is cut off would ask for a retry too soon.
         headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs() + 1));
     }
     if let ProxyError::MethodNotAllowed { allowed, .. } = error {
@@ -134,8 +138,9 @@ pub fn refuse(error: &ProxyError, mut exchange: Exchange) -> Response<Relayed> {
 
 impl Relayed {
     fn note_end(&mut self) {
+        // A body of known length may be dropped once all its bytes are there, without being asked for its end.
         if let Source::Upstream { body, .. } = &self.source
-            && body.is_end_stream()
+            && (body.is_end_stream() || body.size_hint().exact() == Some(0))
         {
             self.exchange.ended(Outcome::Delivered, None);
         }

@@ -59,7 +59,7 @@ pub async fn toward(
     headers.insert(REQUEST_ID, request_id);
     let upload = Arc::new(Upload::default());
     let (body, payload) = if coverage == Coverage::Signature(PayloadSigning::Signed) {
-        let held = body::hold(incoming, route.max_body, budget, route.body_idle_timeout).await;
+        let held = body::hold(incoming, route.max_body, budget, route.body_idle_timeout, &upload).await;
         let (body, hash) = held.map_err(ProxyError::Body)?;
         (body, Some(hash))
     } else {
@@ -102,15 +102,17 @@ pub(super) fn outgoing_fields(
     headers: &mut HeaderMap,
     route: &Route,
     coverage: Coverage,
-    removed: impl FnMut(&HeaderName),
+    mut removed: impl FnMut(&HeaderName),
 ) {
     let identity = match coverage {
         Coverage::Nothing => CallerIdentity::Passed,
         Coverage::Token | Coverage::Signature(_) => CallerIdentity::Replaced,
     };
-    fields::strip_request(headers, identity, removed);
+    fields::strip_request(headers, identity, &mut removed);
     for name in &route.request_headers.remove {
-        headers.remove(name);
+        if headers.remove(name).is_some() {
+            removed(name);
+        }
     }
     fields::strip_twins(headers, |name| route.request_headers.set.iter().any(|(ours, _)| ours == name));
     for (name, value) in &route.request_headers.set {

@@ -21,28 +21,39 @@ const LONGEST_EXCHANGE: Duration = Duration::from_secs(5);
 pub struct Skew(AtomicI64);
 
 impl Skew {
-    /// The time to sign with.
-    pub fn correct(&self, ours: SystemTime) -> SystemTime {
-        let ahead = self.0.load(Ordering::Relaxed);
-        let distance = Duration::from_millis(ahead.unsigned_abs());
-        let theirs = if ahead < 0 { ours.checked_sub(distance) } else { ours.checked_add(distance) };
-        theirs.unwrap_or(ours)
+    /// What is known of it now, for one request.
+    pub fn known(&self) -> Offset {
+        Offset(self.0.load(Ordering::Relaxed))
     }
 
-    /// Learns from an answer that refused a signature made with [`Skew::correct`]. True when the time was the likely
-    /// reason and is now right.
-    pub fn learn(&self, headers: &HeaderMap, sent: Moment, received: Moment) -> bool {
+    /// Learns from an answer that refused a signature whose time was corrected by `used`. True when the time was the
+    /// likely reason and is now right, whoever learnt it first.
+    pub fn learn(&self, used: Offset, headers: &HeaderMap, sent: Moment, received: Moment) -> bool {
         let Some(ahead) = measure(headers, sent, received) else { return false };
-        let known = self.0.load(Ordering::Relaxed);
-        if (ahead - known).abs() <= TOLERATED {
+        if (ahead - used.0).abs() <= TOLERATED {
             return false;
         }
-        self.0.store(ahead, Ordering::Relaxed);
-        tracing::warn!(
-            upstream_ahead_by_seconds = ahead / 1_000,
-            "this machine's clock is wrong, or the upstream's is: signing with the upstream's time"
-        );
+        let before = self.0.swap(ahead, Ordering::Relaxed);
+        if (ahead - before).abs() > TOLERATED {
+            tracing::warn!(
+                upstream_ahead_by_seconds = ahead / 1_000,
+                "this machine's clock is wrong, or the upstream's is: signing with the upstream's time"
+            );
+        }
         true
+    }
+}
+
+/// Milliseconds that an upstream's clock was taken to be ahead when a request was signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offset(i64);
+
+impl Offset {
+    /// The upstream's time at our `time`.
+    pub fn correct(self, time: SystemTime) -> SystemTime {
+        let distance = Duration::from_millis(self.0.unsigned_abs());
+        let theirs = if self.0 < 0 { time.checked_sub(distance) } else { time.checked_add(distance) };
+        theirs.unwrap_or(time)
     }
 }
 
@@ -82,9 +93,12 @@ mod tests {
         let ours = SystemTime::UNIX_EPOCH + 100_000 * MINUTE;
         for theirs in [ours + 10 * MINUTE, ours - 10 * MINUTE] {
             let skew = Skew::default();
-            assert!(skew.learn(&dated(theirs), moment(ours), moment(ours)));
-            assert_eq!(skew.correct(ours), theirs);
-            assert!(!skew.learn(&dated(theirs), moment(ours), moment(ours)), "known by now: something else is wrong");
+            let used = skew.known();
+            assert!(skew.learn(used, &dated(theirs), moment(ours), moment(ours)));
+            assert_eq!(skew.known().correct(ours), theirs);
+            assert!(skew.learn(used, &dated(theirs), moment(ours), moment(ours)), "a second one, signed before");
+            let known = skew.known();
+            assert!(!skew.learn(known, &dated(theirs), moment(ours), moment(ours)), "something else is wrong");
         }
     }
 
@@ -92,14 +106,14 @@ mod tests {
     async fn what_does_not_explain_a_refusal_is_not_learnt() {
         let ours = SystemTime::UNIX_EPOCH + 100_000 * MINUTE;
         let skew = Skew::default();
-        let now = moment(ours);
-        assert!(!skew.learn(&dated(ours + 2 * MINUTE), now, now), "within what is allowed");
-        assert!(!skew.learn(&HeaderMap::new(), now, now), "no Date");
+        let (now, used) = (moment(ours), skew.known());
+        assert!(!skew.learn(used, &dated(ours + 2 * MINUTE), now, now), "within what is allowed");
+        assert!(!skew.learn(used, &HeaderMap::new(), now, now), "no Date");
         let mut stored = dated(ours + 10 * MINUTE);
         stored.insert(AGE, HeaderValue::from(9));
-        assert!(!skew.learn(&stored, now, now), "an answer from a cache");
+        assert!(!skew.learn(used, &stored, now, now), "an answer from a cache");
         let late = Moment { monotonic: now.monotonic + 2 * LONGEST_EXCHANGE, ..now };
-        assert!(!skew.learn(&dated(ours + 10 * MINUTE), now, late), "an exchange that took long");
-        assert_eq!(skew.correct(ours), ours);
+        assert!(!skew.learn(used, &dated(ours + 10 * MINUTE), now, late), "an exchange that took long");
+        assert_eq!(skew.known().correct(ours), ours);
     }
 }

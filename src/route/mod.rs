@@ -1,6 +1,6 @@
 //! Routes: which request goes where, and what is done to it on the way.
 //!
-//! Plain data and one lookup; nothing here dials, signs or reads a body. Imports `units`, `secret`, `message`, `tls`.
+//! Plain data and one lookup; nothing here dials, signs or reads a body. Imports nothing but its own parts.
 
 pub mod table;
 pub mod upstream;
@@ -41,7 +41,7 @@ pub struct Route {
     pub max_in_flight: Option<usize>,
     /// Largest body that is held for signing, in bytes.
     pub max_body: u64,
-    /// From the end of sending the head until the response head.
+    /// Until the response head, from the last piece of a streamed body on.
     pub response_timeout: Duration,
     /// Between two pieces of a body, in either direction.
     pub body_idle_timeout: Duration,

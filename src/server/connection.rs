@@ -1,7 +1,7 @@
 //! One client connection: HTTP/1.0 and 1.1 by hyper, with two timers of our own.
 //!
 //! hyper's one timer cannot tell a slow head from an idle connection (security.md F4); the socket wrapper here can,
-//! because the service tells it when a request is under way. Imports `server::drain`.
+//! because the service tells it when a request is under way. Imports `server::drain`, `message`.
 
 use std::fmt;
 use std::io;
@@ -23,6 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::drain::{Drain, InFlight};
+use crate::message::body::IdleTimer;
 
 /// A request head may be this large (security.md 3.2); more is 431.
 const LARGEST_HEAD: usize = 32 * 1024;
@@ -36,7 +37,7 @@ const READ_BUFFER: usize = 64 * 1024;
 pub struct Timers {
     /// From the first byte of a head to its end.
     pub head: Duration,
-    /// Without a request.
+    /// Without a request, or without taking anything of an answer.
     pub idle: Duration,
 }
 
@@ -153,6 +154,8 @@ struct TimedIo<IO> {
     known: u64,
     waiting: Waiting,
     sleep: Option<Pin<Box<Sleep>>>,
+    /// A client that takes nothing of its answer would hold its places for ever.
+    stalled: IdleTimer,
 }
 
 /// What the connection waits for.
@@ -168,7 +171,15 @@ enum Waiting {
 
 impl<IO> TimedIo<IO> {
     fn new(io: IO, timers: Timers, turns: Arc<Turns>) -> Self {
-        Self { io, timers, turns, known: 0, waiting: Waiting::Head(Instant::now()), sleep: None }
+        Self {
+            io,
+            timers,
+            turns,
+            known: 0,
+            waiting: Waiting::Head(Instant::now()),
+            sleep: None,
+            stalled: IdleTimer::new(timers.idle),
+        }
     }
 
     /// Keeps track of what is waited for, and returns until when; `None` while a request is served.
@@ -189,6 +200,16 @@ impl<IO> TimedIo<IO> {
             Waiting::Head(since) => Some(since + self.timers.idle),
             Waiting::RestOfHead(since) => Some(since + self.timers.head),
         }
+    }
+
+    /// Passes on what a write came to; gives up when the client has taken nothing for the idle time.
+    fn poll_taken<T>(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if outcome.is_ready() {
+            self.stalled.restart();
+            return outcome;
+        }
+        ready!(self.stalled.poll_elapsed(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
     fn poll_deadline(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
@@ -231,7 +252,8 @@ impl<IO: AsyncRead + Unpin> AsyncRead for TimedIo<IO> {
 
 impl<IO: AsyncWrite + Unpin> AsyncWrite for TimedIo<IO> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, bytes)
+        let outcome = Pin::new(&mut self.io).poll_write(cx, bytes);
+        self.poll_taken(cx, outcome)
     }
 
     fn poll_write_vectored(
@@ -239,7 +261,8 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for TimedIo<IO> {
         cx: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, pieces)
+        let outcome = Pin::new(&mut self.io).poll_write_vectored(cx, pieces);
+        self.poll_taken(cx, outcome)
     }
 
     fn is_write_vectored(&self) -> bool {

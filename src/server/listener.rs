@@ -1,7 +1,7 @@
 //! Sockets that listen, and the loop that accepts.
 //!
 //! Binding comes first and fails loudly: a port that somebody else holds would be somebody else's proxy (security.md F12).
-//! The loop outlives every error of `accept`. Imports `tasks`, `server::{connection, drain}`.
+//! The loop outlives every error of `accept`. Imports `server::{connection, drain}`.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,6 +14,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use super::connection::{self, Timers};
 use super::drain::Drain;
@@ -88,6 +89,7 @@ impl Listener {
         B::Error: std::error::Error + Send + Sync + 'static,
     {
         let mut pause = SHORTEST_PAUSE;
+        let (mut turned_away, mut last_word) = (0_u64, None::<Instant>);
         loop {
             let accepted = tokio::select! {
                 accepted = self.socket.accept() => accepted,
@@ -105,6 +107,11 @@ impl Listener {
             pause = SHORTEST_PAUSE;
             let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
                 turn_away(&stream);
+                turned_away += 1;
+                if last_word.is_none_or(|said| said.elapsed() > LONGEST_PAUSE) {
+                    tracing::warn!(address = %self.address, turned_away, "max_connections is reached");
+                    last_word = Some(Instant::now());
+                }
                 continue;
             };
             if let Err(error) = stream.set_nodelay(true) {

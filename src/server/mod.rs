@@ -1,6 +1,6 @@
 //! The listening side: sockets, connections, drain.
 //!
-//! Knows HTTP framing and time, not routes: requests go to a service that is passed in. Imports `tasks`.
+//! Knows HTTP framing and time, not routes: requests go to a service that is passed in. Imports `message`.
 
 pub mod connection;
 pub mod drain;

@@ -61,7 +61,7 @@ impl Settings {
         W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
     {
         let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(false);
-        let filter = capped(self.level.0.clone());
+        let filter = capped(&self.level.0);
         match self.format {
             Format::Text => Registry::default().with(lines.with_filter(filter).boxed()),
             Format::Json => Registry::default().with(lines.json().flatten_event(true).with_filter(filter).boxed()),
@@ -69,12 +69,17 @@ impl Settings {
     }
 }
 
-fn capped(targets: Targets) -> Targets {
-    CAPPED.into_iter().fold(targets, |targets, (target, cap)| {
-        let asked = targets.iter().find(|(name, _)| *name == target).map(|(_, level)| level);
-        let asked = asked.or(targets.default_level()).unwrap_or(LevelFilter::OFF);
-        targets.with_target(target, asked.min(cap))
-    })
+fn capped(targets: &Targets) -> Targets {
+    let default = targets.default_level().unwrap_or(LevelFilter::OFF);
+    // A directive holds for all targets that begin with it, so one for a part of a capped target is capped as well.
+    let cap_of = |target: &str| CAPPED.into_iter().find(|(name, _)| target.starts_with(name)).map(|(_, cap)| cap);
+    let asked: Vec<(String, LevelFilter)> = targets
+        .iter()
+        .map(|(target, level)| (target.to_owned(), cap_of(target).map_or(level, |cap| level.min(cap))))
+        .collect();
+    let caps = CAPPED.into_iter().map(|(target, cap)| (target.to_owned(), default.min(cap)));
+    // What was asked for comes last: it may be less than the cap.
+    Targets::new().with_default(default).with_targets(caps).with_targets(asked)
 }
 
 #[cfg(test)]
@@ -85,13 +90,16 @@ mod tests {
 
     #[test]
     fn what_prints_secrets_stays_silent_at_trace() {
-        let targets = capped("trace".parse::<Level>().unwrap().0);
+        let targets = capped(&"trace".parse::<Level>().unwrap().0);
         assert!(targets.would_enable("countersign::proxy", &At::TRACE));
         assert!(targets.would_enable("aws_sigv4::http_request", &At::INFO));
         assert!(!targets.would_enable("aws_sigv4::http_request", &At::TRACE));
         assert!(!targets.would_enable("aws_runtime", &At::DEBUG));
-        let quiet = capped("warn,aws_config=trace".parse::<Level>().unwrap().0);
+        let quiet = capped(&"warn,aws_config=trace".parse::<Level>().unwrap().0);
         assert!(!quiet.would_enable("aws_config", &At::DEBUG));
         assert!(!quiet.would_enable("h2", &At::INFO));
+        let deeper = capped(&"info,aws_smithy_runtime::client=trace,h2=error".parse::<Level>().unwrap().0);
+        assert!(!deeper.would_enable("aws_smithy_runtime::client::http", &At::DEBUG));
+        assert!(!deeper.would_enable("h2", &At::INFO) && deeper.would_enable("h2", &At::ERROR));
     }
 }

@@ -1,5 +1,5 @@
-//! What the program says of itself: logs, readiness.
+//! What the program says of itself: logs.
 //!
-//! Metrics live with the modules that count; all are shown by one registry. Imports `tasks`.
+//! Metrics live with the modules that count; all are shown by one registry. Imports nothing of ours.
 
 pub mod log;

@@ -50,6 +50,23 @@ async fn events_arrive_one_by_one_over_http_2() {
     events_arrive_one_by_one(Alpn::Http2).await;
 }
 
+#[tokio::test]
+async fn an_answer_with_all_its_bytes_is_delivered_though_its_stream_has_not_ended() {
+    let (responder, mut taken) = hold();
+    let world = Plan::open().alpn(Alpn::Http2).respond("/prod/late", responder).start().await;
+    let mut client = world.countersign.connect().await;
+    client.writer.request("GET", "/late", &[], b"").await;
+    let (mut api, body) = channel(1);
+    let answer = http::Response::builder().header("content-length", "5").body(body).unwrap();
+    held(&mut taken).await.answer(answer);
+    within(api.send_data(Bytes::from("hello"))).await.unwrap();
+    assert_eq!(client.reader.answer("GET").await.text(), "hello");
+    let metrics = world.countersign.metrics().await;
+    assert_eq!(metrics.count("countersign_requests_total", &["outcome=\"delivered\""]), 1);
+    drop(api);
+    world.finish().await;
+}
+
 async fn pieces_of_an_upload_arrive_before_the_next_is_sent(alpn: Alpn) {
     let (responder, mut taken) = hold();
     let world = Plan::bearer().alpn(alpn).respond("/prod/up", responder).start().await;

@@ -285,3 +285,19 @@ impl Drop for Countersign {
         assert!(self.finished || std::thread::panicking(), "the test forgot to finish");
     }
 }
+
+#[tokio::test]
+#[should_panic(expected = "a secret is in the log: leaked-on-purpose-01")]
+async fn a_secret_in_the_log_fails_its_test() {
+    let world = Plan::open().secret("LEAK", "leaked-on-purpose-01").start().await;
+    tracing::trace!(value = "leaked-on-purpose-01", "on purpose");
+    world.finish().await;
+}
+
+#[tokio::test]
+#[should_panic(expected = "a secret is in a page or an answer: requests_in_flight")]
+async fn a_secret_in_a_page_fails_its_test() {
+    // The name of a metric stands in for one.
+    let world = Plan::open().secret("LEAK", "requests_in_flight").start().await;
+    world.finish().await;
+}

@@ -13,7 +13,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -23,7 +23,7 @@ use crate::route::Origin;
 use crate::tasks::Tasks;
 
 /// An upstream's response head may be this large (security.md 3.2).
-const LARGEST_RESPONSE_HEAD: usize = 64 * 1024;
+const LARGEST_RESPONSE_HEAD: u32 = 64 * 1024;
 /// And have this many fields.
 const MOST_RESPONSE_FIELDS: usize = 100;
 /// A dead HTTP/2 connection is noticed within 25 s instead of hanging its requests (reqwest#1323).
@@ -77,9 +77,15 @@ impl Dialer {
 
     async fn connect(&self) -> Result<TcpStream, UpstreamError> {
         let dial = &self.origin.dial;
+        let deadline = Instant::now() + self.origin.connect_timeout;
         let mut failed = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        for address in resolve(&dial.host, dial.port).await? {
-            match TcpStream::connect(address).await {
+        let addresses = resolve(&dial.host, dial.port).await?;
+        for (index, address) in addresses.iter().enumerate() {
+            // Each address gets its share of what is left, so that a black hole does not hide those behind it.
+            let left = deadline.saturating_duration_since(Instant::now());
+            let share = left / u32::try_from(addresses.len() - index).unwrap_or(1);
+            let attempt = timeout(share, TcpStream::connect(address)).await;
+            match attempt.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into())) {
                 Ok(stream) => {
                     // A request is written whole; waiting to fill a packet would only add latency.
                     if let Err(error) = stream.set_nodelay(true) {
@@ -107,7 +113,7 @@ impl Dialer {
     async fn http1(&self, stream: Stream) -> Result<Established, UpstreamError> {
         http1::Builder::new()
             .max_headers(MOST_RESPONSE_FIELDS)
-            .max_buf_size(LARGEST_RESPONSE_HEAD)
+            .max_buf_size(LARGEST_RESPONSE_HEAD as usize)
             .handshake(TokioIo::new(stream))
             .await
             .map(|(sender, driver)| Established::Http1(sender, Box::new(driver)))
@@ -121,6 +127,7 @@ impl Dialer {
             .keep_alive_timeout(PING_TIMEOUT)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(LARGEST_RESPONSE_HEAD)
             .handshake(TokioIo::new(stream))
             .await
             .map_err(UpstreamError::Http)?;

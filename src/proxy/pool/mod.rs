@@ -287,11 +287,15 @@ impl Connections {
         let origin = self.origin();
         let limit = origin.connect_timeout + origin.tls_timeout;
         let attempt = async {
-            let _turn = self.dialling.lock().await;
-            match self.take_kept(reuse) {
-                Some(ready) => Ok(ready),
-                None => self.establish().await,
+            let turn = self.dialling.lock().await;
+            if let Some(ready) = self.take_kept(reuse) {
+                return Ok(ready);
             }
+            if lock(&self.kept).speaks == Speaks::Http1 {
+                // The one before found that there is nothing to share: all who waited dial at once.
+                drop(turn);
+            }
+            self.establish().await
         };
         tokio::time::timeout(limit, attempt)
             .await
