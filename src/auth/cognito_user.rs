@@ -384,5 +384,4 @@ fn text(text: &str) -> Zeroizing<String> {
 }
 
 #[cfg(test)]
-#[path = "cognito_user_tests.rs"]
 mod tests;

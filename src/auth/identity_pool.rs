@@ -179,5 +179,4 @@ fn provider(user: &CognitoUser) -> String {
 }
 
 #[cfg(test)]
-#[path = "identity_pool_tests.rs"]
 mod tests;

@@ -242,5 +242,4 @@ fn scope_claim(token: &str) -> Option<String> {
 }
 
 #[cfg(test)]
-#[path = "oauth_tests.rs"]
 mod tests;

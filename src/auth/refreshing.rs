@@ -494,5 +494,4 @@ fn back_off(error: &FetchError, in_a_row: u32, longest: Duration) -> Duration {
 }
 
 #[cfg(test)]
-#[path = "refreshing_tests.rs"]
 mod tests;

@@ -247,5 +247,4 @@ fn civil(days: u64) -> (u64, u64, u64) {
 }
 
 #[cfg(test)]
-#[path = "srp_tests.rs"]
 mod tests;

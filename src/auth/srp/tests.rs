@@ -37,7 +37,7 @@ impl Vector {
 }
 
 fn vectors() -> Vec<Vector> {
-    serde_json::from_str(include_str!("../../tests/data/srp/vectors.json")).unwrap()
+    serde_json::from_str(include_str!("../../../tests/data/srp/vectors.json")).unwrap()
 }
 
 #[test]
