@@ -1,4 +1,4 @@
-"""Writes vectors.json: SRP logins as pycognito 2024.5.1 (PyPI) computes them, for src/auth/srp_tests.rs.
+"""Writes vectors.json: SRP logins as pycognito 2024.5.1 (PyPI) computes them, for src/auth/srp/tests.rs.
 
 Run with pycognito installed: python3 tests/data/srp/generate.py > tests/data/srp/vectors.json
 
