@@ -4,7 +4,6 @@
 //! A role's base credentials have a cache of their own, so many roles share one. Imports `secret`, `clock`.
 
 use std::error::Error;
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -173,6 +172,7 @@ impl Source for ProviderSource {
 }
 
 /// Lends cached credentials to the SDK's assume-role provider.
+#[derive(Debug)]
 struct Base(Arc<Refreshing<ProviderSource>>);
 
 impl ProvideCredentials for Base {
@@ -183,12 +183,6 @@ impl ProvideCredentials for Base {
         future::ProvideCredentials::new(async {
             self.0.get().await.map(|lease| lease.value.credentials).map_err(CredentialsError::provider_error)
         })
-    }
-}
-
-impl fmt::Debug for Base {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Base")
     }
 }
 

@@ -5,7 +5,6 @@
 //! but `auth::error`.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use aws_smithy_runtime_api::client::http::{
@@ -97,21 +96,20 @@ impl Control {
                 FetchError::Unreachable { endpoint: endpoint(), source: source.without_url() }
             }
         };
-        let mut response = self.client.post(url).headers(headers).body(body).send().await.map_err(failed)?;
+        let response = self.client.post(url).headers(headers).body(body).send().await.map_err(failed)?;
         let status = response.status();
         let retry_after = response
             .headers()
             .get(header::RETRY_AFTER)
             .and_then(|value| value.to_str().ok()?.trim().parse().ok())
             .map(|seconds: u64| Duration::from_secs(seconds.min(LARGEST_RETRY_AFTER_SECONDS)));
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(failed)? {
-            if body.len() + chunk.len() > LARGEST_ANSWER {
+        let body = read(response).await.map_err(|unread| match unread {
+            Unread::TooLarge => {
                 let problem = format!("it is larger than {LARGEST_ANSWER} bytes");
-                return Err(FetchError::Malformed { endpoint: endpoint(), problem });
+                FetchError::Malformed { endpoint: endpoint(), problem }
             }
-            body.extend_from_slice(&chunk);
-        }
+            Unread::Broken(error) => failed(error),
+        })?;
         Ok(Answer { status, retry_after, body })
     }
 }
@@ -121,6 +119,24 @@ impl fmt::Debug for Answer {
         // The body is a token, mostly.
         f.debug_struct("Answer").field("status", &self.status).finish_non_exhaustive()
     }
+}
+
+/// Why an answer could not be read whole.
+enum Unread {
+    TooLarge,
+    Broken(reqwest::Error),
+}
+
+/// An answer's body, [`LARGEST_ANSWER`] at most.
+async fn read(mut response: reqwest::Response) -> Result<Vec<u8>, Unread> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(Unread::Broken)? {
+        if body.len() + chunk.len() > LARGEST_ANSWER {
+            return Err(Unread::TooLarge);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
 }
 
 /// A URL as it may be shown: a token endpoint's query can carry a secret.
@@ -136,16 +152,16 @@ impl HttpClient for Control {
         _settings: &HttpConnectorSettings,
         _components: &RuntimeComponents,
     ) -> SharedHttpConnector {
-        SharedHttpConnector::new(Connector(Arc::new(self.client.clone())))
+        SharedHttpConnector::new(Connector(self.client.clone()))
     }
 }
 
 #[derive(Debug)]
-struct Connector(Arc<reqwest::Client>);
+struct Connector(reqwest::Client);
 
 impl HttpConnector for Connector {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let client = Arc::clone(&self.0);
+        let client = self.0.clone();
         HttpConnectorFuture::new(async move { call(&client, request).await })
     }
 }
@@ -168,13 +184,10 @@ async fn call(client: &reqwest::Client, request: HttpRequest) -> Result<HttpResp
     if let Some(headers) = answer.headers_mut() {
         *headers = std::mem::take(response.headers_mut());
     }
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(connector_error)? {
-        if body.len() + chunk.len() > LARGEST_ANSWER {
-            return Err(ConnectorError::other("an answer of over 64 KiB".into(), None));
-        }
-        body.extend_from_slice(&chunk);
-    }
+    let body = read(response).await.map_err(|unread| match unread {
+        Unread::TooLarge => ConnectorError::other("an answer of over 64 KiB".into(), None),
+        Unread::Broken(error) => connector_error(error),
+    })?;
     let answer = answer.body(SdkBody::from(body)).map_err(|error| ConnectorError::user(error.into()))?;
     HttpResponse::try_from(answer).map_err(|error| ConnectorError::user(error.into()))
 }

@@ -91,11 +91,6 @@ impl Token {
 }
 
 impl Scheme {
-    /// The name of its `[auth.*]` table.
-    pub fn name(&self) -> &Arc<str> {
-        &self.name
-    }
-
     /// What must be settled before [`Scheme::authorize`].
     pub fn coverage(&self) -> Coverage {
         match &self.means {

@@ -5,7 +5,9 @@
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 /// Our name in `Via` (RFC 9110 7.6.3); a request that already carries it has gone in a circle.
-pub const VIA_NAME: &str = "countersign";
+const VIA_NAME: &str = "countersign";
+/// What we say in `Via`: that name, behind the protocol that we speak with callers.
+pub const VIA: HeaderValue = HeaderValue::from_static("1.1 countersign");
 /// The field that carries the request id, in both directions.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Why the answer is not the upstream's.

@@ -93,14 +93,8 @@ fn find<'a>(
 ) -> Result<&'a Route, ProxyError> {
     let table = Table::new(routes);
     let own = routes.iter().filter_map(|route| route.listen).find(|listen| Some(listen.port()) == port);
-    let no_route = || ProxyError::NoRoute { host: host.to_owned(), path: path.to_owned() };
-    match table.find(own, host, path, method) {
-        Ok(index) => routes.get(index).ok_or_else(no_route),
-        Err(NoMatch::NotFound) => Err(no_route()),
-        Err(NoMatch::MethodNotAllowed(allowed)) => {
-            Err(ProxyError::MethodNotAllowed { method: method.clone(), allowed })
-        }
-    }
+    let found = table.find(own, host, path, method).and_then(|index| routes.get(index).ok_or(NoMatch::NotFound));
+    found.map_err(|refusal| ProxyError::no_match(refusal, host, path, method))
 }
 
 /// `20261121T083000Z`.

@@ -264,15 +264,10 @@ impl Snapshot {
     }
 
     fn find(&self, admitted: &guard::Admitted, listener: Option<SocketAddr>) -> Result<&LiveRoute, ProxyError> {
-        let (host, path) = (admitted.host(), admitted.target().path());
-        let no_route = || ProxyError::NoRoute { host: host.to_owned(), path: path.to_owned() };
-        match self.table.find(listener, host, path, admitted.method()) {
-            Ok(index) => self.routes.get(index).ok_or_else(no_route),
-            Err(NoMatch::NotFound) => Err(no_route()),
-            Err(NoMatch::MethodNotAllowed(allowed)) => {
-                Err(ProxyError::MethodNotAllowed { method: admitted.method().clone(), allowed })
-            }
-        }
+        let (host, path, method) = (admitted.host(), admitted.target().path(), admitted.method());
+        let found = self.table.find(listener, host, path, method);
+        let found = found.and_then(|index| self.routes.get(index).ok_or(NoMatch::NotFound));
+        found.map_err(|refusal| ProxyError::no_match(refusal, host, path, method))
     }
 }
 

@@ -1,7 +1,7 @@
 //! How a request ended: one enum for the status, the problem page, the metric label and the log field.
 //!
 //! Says whose fault it was. Answers carry fixed words only; what is particular goes to the log under the request id
-//! (security.md 2.6). Imports `auth::error`, `message`.
+//! (security.md 2.6). Imports `auth::error`, `message`, `route`.
 
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use super::pool::UpstreamError;
 use crate::auth::error::AuthError;
 use crate::message::body::BodyError;
 use crate::message::target::TargetError;
+use crate::route::NoMatch;
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -266,6 +267,14 @@ pub enum ProxyError {
 }
 
 impl ProxyError {
+    /// What the route table's refusal of this request means to its caller.
+    pub(super) fn no_match(refusal: NoMatch, host: &str, path: &str, method: &Method) -> Self {
+        match refusal {
+            NoMatch::NotFound => Self::NoRoute { host: host.to_owned(), path: path.to_owned() },
+            NoMatch::MethodNotAllowed(allowed) => Self::MethodNotAllowed { method: method.clone(), allowed },
+        }
+    }
+
     /// Its code, and with it status, label and fault.
     pub fn code(&self) -> Code {
         match self {

@@ -20,9 +20,6 @@ use crate::message::fields::{self, CallerIdentity, REQUEST_ID};
 use crate::message::target::{self, Target, TargetError};
 use crate::route::{Origin, Route};
 
-/// What we say in `Via` (RFC 9110 7.6.3).
-const VIA: HeaderValue = HeaderValue::from_static("1.1 countersign");
-
 /// A request on its way out, not yet authorised: nothing can send it.
 #[derive(Debug)]
 pub struct Outbound {
@@ -118,7 +115,7 @@ pub(super) fn outgoing_fields(
     for (name, value) in &route.request_headers.set {
         headers.insert(name, value.clone());
     }
-    headers.insert(header::VIA, VIA);
+    headers.insert(header::VIA, fields::VIA);
 }
 
 impl Outbound {
