@@ -64,18 +64,20 @@ pub struct Sidecar {
     tasks: Tasks,
 }
 
-/// Tries every credential of a config once and says how each fared; listens on nothing.
+/// Tries every credential of a config once and says how each fared, and whose it is; listens on nothing.
 ///
 /// # Errors
 /// [`StartError`], but no credential's own.
-pub async fn try_credentials(compiled: &Compiled, clock: &Clock) -> Result<Vec<Status>, StartError> {
-    let tasks = Tasks::default();
+pub async fn try_credentials(compiled: &Compiled, clock: &Clock) -> Result<Vec<(Status, Option<String>)>, StartError> {
+    let (clock, tasks) = (clock.clone(), Tasks::default());
     let control = control(&SystemRoots::load(), &compiled.control)?;
-    let schemes = auth::Builder::new(&control, clock, &tasks).build(&compiled.schemes).await;
+    let means = auth::Means { control, clock, tasks: tasks.clone(), environment: compiled.aws.clone() };
+    let schemes = auth::Builder::new(means).build(&compiled.schemes, &compiled.fields).await;
     let mut statuses = Vec::new();
     for credential in &schemes.credentials {
         credential.tried().await;
-        statuses.push(credential.status());
+        let owner = credential.owner().await;
+        statuses.push((credential.status(), owner));
     }
     tasks.stop().await;
     Ok(statuses)
@@ -112,7 +114,8 @@ impl Sidecar {
     /// # Errors
     /// [`StartError`].
     pub async fn bind(compiled: Compiled, clock: Clock) -> Result<Self, StartError> {
-        let Compiled { log, admin, server: settings, proxy, control, routes, schemes, warnings: _ } = compiled;
+        let Compiled { log, admin, server: settings, proxy, control, aws, routes, schemes, fields, warnings: _ } =
+            compiled;
         let mains = Listener::bind_all(&settings.listen).await?;
         let mut owns = Vec::new();
         for address in routes.iter().filter_map(|route| route.listen).collect::<BTreeSet<_>>() {
@@ -127,7 +130,8 @@ impl Sidecar {
         let tasks = Tasks::default();
         let roots = SystemRoots::load();
         let control = self::control(&roots, &control)?;
-        let schemes = auth::Builder::new(&control, &clock, &tasks).build(&schemes).await;
+        let means = auth::Means { control, clock: clock.clone(), tasks: tasks.clone(), environment: aws };
+        let schemes = auth::Builder::new(means).build(&schemes, &fields).await;
         let pool = Pool::new(roots, tasks.clone());
         let snapshot = Snapshot::try_new(&proxy, routes, &schemes, &pool)?;
 

@@ -13,16 +13,6 @@ use zeroize::Zeroizing;
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Zeroizing<String>);
 
-/// Where a secret comes from. `Fixed` is what the environment or the config itself gave at start; a file is read each
-/// time, so that a rotated one takes effect without a restart.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum SecretSource {
-    /// Known since start.
-    Fixed(Secret),
-    /// The content of this file, without the newline at its end.
-    File(PathBuf),
-}
-
 /// A secret file that could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
@@ -70,20 +60,11 @@ impl From<&str> for Secret {
     }
 }
 
-impl SecretSource {
-    /// The secret as it is now. Blocks for the length of one small file read.
-    ///
-    /// # Errors
-    /// [`SecretError`] when the file is missing, unreadable or empty.
-    pub fn read(&self) -> Result<Secret, SecretError> {
-        match self {
-            Self::Fixed(secret) => Ok(secret.clone()),
-            Self::File(path) => read_file(path),
-        }
-    }
-}
-
-fn read_file(path: &Path) -> Result<Secret, SecretError> {
+/// The secret that a file holds, as it is now. Blocks for the length of one small file read.
+///
+/// # Errors
+/// [`SecretError`] when the file is missing, unreadable or empty.
+pub fn read_file(path: &Path) -> Result<Secret, SecretError> {
     let text = std::fs::read_to_string(path)
         .map(Zeroizing::new)
         .map_err(|source| SecretError::Unreadable { path: path.to_owned(), source })?;
@@ -100,21 +81,19 @@ mod tests {
 
     #[test]
     fn a_secret_does_not_print() {
-        let secret = Secret::from("hunter2");
-        assert_eq!(format!("{secret:?} {:?}", SecretSource::Fixed(secret.clone())), "[secret] Fixed([secret])");
+        assert_eq!(format!("{:?}", Some(Secret::from("hunter2"))), "Some([secret])");
     }
 
     #[test]
     fn a_secret_file_loses_its_newline_and_is_read_again_after_a_change() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("secret");
-        let source = SecretSource::File(path.clone());
-        assert!(matches!(source.read(), Err(SecretError::Unreadable { .. })));
+        assert!(matches!(read_file(&path), Err(SecretError::Unreadable { .. })));
         std::fs::write(&path, "one\r\n").unwrap();
-        assert_eq!(source.read().unwrap().expose(), "one");
+        assert_eq!(read_file(&path).unwrap().expose(), "one");
         std::fs::write(&path, " two \n").unwrap();
-        assert_eq!(source.read().unwrap().expose(), " two ");
+        assert_eq!(read_file(&path).unwrap().expose(), " two ");
         std::fs::write(&path, "\n").unwrap();
-        assert!(matches!(source.read(), Err(SecretError::Empty(_))));
+        assert!(matches!(read_file(&path), Err(SecretError::Empty(_))));
     }
 }

@@ -221,7 +221,7 @@ fn check_key(header: &str, key: &Key, table: &Described, tables: &[(String, Desc
         (Some(_), None) => panic!("config.example.toml does not say the default of {header} {name} as `#{name} = …`"),
         (None, Some(_)) => panic!("{header} {name} has no default, so config.example.toml must show it behind `# `"),
     }
-    let (Type::Table(inner) | Type::ChoiceOrTable(_, inner)) = key.kind else { return };
+    let (Type::Table(inner) | Type::Tables(inner) | Type::ChoiceOrTable(_, inner)) = key.kind else { return };
     let written: Vec<String> =
         example.chain(table.defaults.get(name)).flat_map(|text| names_inside(&value(text))).collect();
     let mut inner: Vec<&Key> = inner.iter().collect();

@@ -1,47 +1,37 @@
-//! AWS credentials: the SDKs' chain, a profile, given keys, an identity pool, and a role assumed with any of them.
+//! AWS credentials: the SDKs' chain, a profile, given keys, an identity pool, and roles assumed with any of them.
 //!
-//! `aws-config` finds and fetches; nothing of it is called per request, since its providers do not cache (aws.md F2).
-//! A role's base credentials have a cache of their own, so many roles share one. Imports `secret`, `clock`.
+//! `aws-config` finds and fetches; nothing of it is called per request, since its providers do not cache (aws.md F2), and
+//! each fetch has providers of its own, since they read their files once (aws.md F1). A role's base credentials have a cache
+//! of their own, so many roles share one. Imports `secret`, `clock`.
 
-use std::error::Error;
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_config::BehaviorVersion;
-use aws_config::default_provider::credentials::DefaultCredentialsChain;
-use aws_config::ecs::EcsCredentialsProvider;
 use aws_config::environment::EnvironmentVariableCredentialsProvider;
 use aws_config::imds::credentials::ImdsCredentialsProvider;
+use aws_config::meta::credentials::CredentialsProviderChain;
 use aws_config::profile::ProfileFileCredentialsProvider;
 use aws_config::provider_config::ProviderConfig;
-use aws_config::retry::RetryConfig;
-use aws_config::sts::AssumeRoleProvider;
-use aws_config::timeout::TimeoutConfig;
 use aws_config::web_identity_token::WebIdentityTokenCredentialsProvider;
 use aws_credential_types::Credentials;
+use aws_credential_types::provider::ProvideCredentials;
 use aws_credential_types::provider::error::CredentialsError;
-use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
-use aws_sdk_sts::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_sts::operation::assume_role::AssumeRoleError;
 use aws_smithy_async::rt::sleep::TokioSleep;
 use aws_smithy_async::time::SystemTimeSource;
 use aws_smithy_runtime_api::client::identity::Identity;
-use aws_types::SdkConfig;
 use aws_types::region::Region;
 
-use super::aws_json::AwsJson;
-use super::cognito_user::CognitoUserSource;
+use super::container::Container;
 use super::control::Control;
 use super::error::{FetchError, Permanence};
 use super::identity_pool::PoolIdentity;
-use super::refreshing::{Fetched, Refreshing, Source, WhenExpired};
-use super::spec::{AssumeRole, AwsSource};
+use super::refreshing::{About, Chain, Fetched, Source, WhenExpired};
+use super::role::{Role, Sts};
+use super::secrets::{FILE_PAUSE, SecretReader};
 use crate::clock::{Expiry, Moment};
-use crate::secret::{SecretError, SecretSource};
-
-/// All tries of one AWS call together; below the limit of one fetch.
-const OPERATION_LIMIT: Duration = Duration::from_secs(14);
-const CHAIN: &str = "the default chain (environment, profile, web identity, container, instance)";
+use crate::message::body::Sha256Hex;
 
 /// Credentials in the forms that are needed per request.
 #[derive(Clone, Debug)]
@@ -52,110 +42,162 @@ pub struct AwsKeys {
     pub credentials: Credentials,
 }
 
-/// A provider of `aws-config`, as a source for the refreshing cache.
+/// One way to come by AWS credentials, as a source for the refreshing cache.
 #[derive(Debug)]
 pub struct ProviderSource {
-    /// What it is, for messages.
-    name: String,
     provider: Provider,
+    /// Who tells whose the credentials are.
+    sts: Sts,
 }
 
+/// The ways.
 #[derive(Debug)]
-enum Provider {
-    Sdk(SharedCredentialsProvider),
-    Static { access_key_id: SecretSource, secret_access_key: SecretSource, session_token: Option<SecretSource> },
+pub(super) enum Provider {
+    /// What the SDKs find.
+    Found(Finder),
+    /// Keys given in the config.
+    Static(Box<StaticKeys>),
+    /// An identity of an identity pool.
     IdentityPool(Box<PoolIdentity>),
+    /// A role.
+    Role(Box<Role>),
+}
+
+/// Keys given in the config.
+#[derive(Debug)]
+pub(super) struct StaticKeys {
+    pub(super) access_key_id: SecretReader,
+    pub(super) secret_access_key: SecretReader,
+    pub(super) session_token: Option<SecretReader>,
+}
+
+/// Looks where the SDKs look.
+#[derive(Debug)]
+pub(super) struct Finder {
+    pub(super) place: Place,
+    /// Where a profile or web identity that assumes a role calls STS.
+    pub(super) region: String,
+    pub(super) control: Control,
+    pub(super) container: Container,
+    pub(super) files: Files,
+}
+
+/// Where to look.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Chain,
+    Environment,
+    Container,
+    Instance,
+    WebIdentity,
+    Profile(String),
+}
+
+/// Files whose change is a reason to look again.
+#[derive(Debug)]
+pub(super) struct Files {
+    paths: Vec<PathBuf>,
+    /// What they held when credentials were last looked for; hashes, since the files hold keys.
+    seen: Mutex<Vec<Option<Sha256Hex>>>,
 }
 
 impl ProviderSource {
-    /// The credentials to begin with. `region` is where a chain that itself assumes roles calls STS; `login` is that of
-    /// an identity pool.
-    pub async fn base(
-        source: &AwsSource,
-        region: &str,
-        json: &AwsJson,
-        login: Option<Arc<Refreshing<CognitoUserSource>>>,
-    ) -> Self {
-        let config = || provider_config(region, json.control());
-        match source {
-            AwsSource::Default => {
-                let chain = DefaultCredentialsChain::builder().configure(config());
-                Self::sdk(CHAIN, Box::pin(chain.region(Region::new(region.to_owned())).build()).await)
-            }
-            AwsSource::Environment => Self::sdk("the environment", EnvironmentVariableCredentialsProvider::new()),
-            AwsSource::Container => {
-                let provider = EcsCredentialsProvider::builder().configure(&config()).build();
-                Self::sdk("the container's credential endpoint", provider)
-            }
-            AwsSource::Instance => {
-                let provider = ImdsCredentialsProvider::builder().configure(&config()).build();
-                Self::sdk("the instance's metadata (IMDSv2)", provider)
-            }
-            AwsSource::WebIdentity => {
-                let provider = WebIdentityTokenCredentialsProvider::builder().configure(&config()).build();
-                Self::sdk("the web identity token file", provider)
-            }
-            AwsSource::Profile(profile) => {
-                let provider =
-                    ProfileFileCredentialsProvider::builder().configure(&config()).profile_name(profile).build();
-                Self::sdk(&format!("profile \"{profile}\""), provider)
-            }
-            AwsSource::Static { access_key_id, secret_access_key, session_token } => Self {
-                name: "static keys".to_owned(),
-                provider: Provider::Static {
-                    access_key_id: access_key_id.clone(),
-                    secret_access_key: secret_access_key.clone(),
-                    session_token: session_token.clone(),
-                },
-            },
-            AwsSource::IdentityPool(pool) => Self {
-                name: format!("identity pool {}", pool.id),
-                provider: Provider::IdentityPool(Box::new(PoolIdentity::new((**pool).clone(), json.clone(), login))),
-            },
-        }
+    /// Credentials by `provider`; `sts` is asked whose they are.
+    pub(super) fn new(provider: Provider, sts: Sts) -> Self {
+        Self { provider, sts }
+    }
+}
+
+impl StaticKeys {
+    async fn read(&self) -> Result<Credentials, FetchError> {
+        let id = self.access_key_id.read().await?;
+        let secret = self.secret_access_key.read().await?;
+        let token = match &self.session_token {
+            None => None,
+            Some(reader) => Some(reader.read().await?.expose().to_owned()),
+        };
+        Ok(Credentials::new(id.expose(), secret.expose(), token, None, "countersign"))
     }
 
-    /// `role`, assumed with what `base` gives.
-    pub async fn role(role: &AssumeRole, base: Arc<Refreshing<ProviderSource>>, control: &Control) -> Self {
-        let mut config = SdkConfig::builder()
-            .behavior_version(BehaviorVersion::latest())
-            .http_client(control.clone())
-            .region(Region::new(role.region.clone()))
-            .sleep_impl(TokioSleep::new())
-            .time_source(SystemTimeSource::new())
-            .retry_config(RetryConfig::standard())
-            .timeout_config(TimeoutConfig::builder().operation_timeout(OPERATION_LIMIT).build());
-        config.set_endpoint_url(role.endpoint.clone());
-        let mut builder = AssumeRoleProvider::builder(&role.arn)
-            .configure(&config.build())
-            .session_name(&role.session_name)
-            .session_length(role.duration);
-        if let Some(id) = &role.external_id {
-            builder = builder.external_id(id);
+    fn readers(&self) -> impl Iterator<Item = &SecretReader> {
+        [&self.access_key_id, &self.secret_access_key].into_iter().chain(&self.session_token)
+    }
+}
+
+impl Finder {
+    async fn find(&self) -> Result<Credentials, FetchError> {
+        self.files.note();
+        if self.place == Place::Container {
+            // Not through the SDK's errors: ours say more.
+            let none =
+                || CredentialsError::not_loaded("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI and _FULL_URI are not set");
+            let found = self.container.credentials().await?;
+            return found.ok_or_else(|| FetchError::NoSource { from: self.place.to_string(), source: none() });
         }
-        let provider = Box::pin(builder.build_from_provider(Base(base))).await;
-        Self::sdk(&format!("role {}", role.arn), provider)
+        let config = self.config();
+        let found = match &self.place {
+            Place::Chain => Box::pin(self.chain(&config).provide_credentials()).await,
+            Place::Environment => EnvironmentVariableCredentialsProvider::new().provide_credentials().await,
+            Place::Container => self.container.provide_credentials().await,
+            Place::Instance => Box::pin(instance(&config).provide_credentials()).await,
+            Place::WebIdentity => Box::pin(web_identity(&config).provide_credentials()).await,
+            Place::Profile(name) => Box::pin(self.profile(&config, Some(name)).provide_credentials()).await,
+        };
+        found.map_err(|error| explain(&self.place, error))
     }
 
-    fn sdk(name: &str, provider: impl ProvideCredentials + 'static) -> Self {
-        Self { name: name.to_owned(), provider: Provider::Sdk(SharedCredentialsProvider::new(provider)) }
+    /// The SDKs' order.
+    fn chain(&self, config: &ProviderConfig) -> CredentialsProviderChain {
+        CredentialsProviderChain::first_try("environment", EnvironmentVariableCredentialsProvider::new())
+            .or_else("profile", self.profile(config, None))
+            .or_else("web identity", web_identity(config))
+            .or_else("container", self.container.clone())
+            .or_else("instance", instance(config))
     }
 
-    async fn credentials(&self) -> Result<Credentials, FetchError> {
-        match &self.provider {
-            Provider::Sdk(provider) => {
-                Box::pin(provider.provide_credentials()).await.map_err(|error| explain(&self.name, error))
-            }
-            Provider::Static { access_key_id, secret_access_key, session_token } => {
-                let read = |source: &SecretSource| source.read().map(|secret| secret.expose().to_owned());
-                let keys = || -> Result<Credentials, SecretError> {
-                    let token = session_token.as_ref().map(read).transpose()?;
-                    Ok(Credentials::new(read(access_key_id)?, read(secret_access_key)?, token, None, "countersign"))
-                };
-                keys().map_err(FetchError::Secret)
-            }
-            Provider::IdentityPool(identity) => identity.credentials().await,
+    fn profile(&self, config: &ProviderConfig, name: Option<&String>) -> ProfileFileCredentialsProvider {
+        let mut builder = ProfileFileCredentialsProvider::builder()
+            .configure(config)
+            .with_custom_provider("EcsContainer", self.container.clone());
+        if let Some(name) = name {
+            builder = builder.profile_name(name);
         }
+        builder.build()
+    }
+
+    fn config(&self) -> ProviderConfig {
+        ProviderConfig::without_region()
+            .with_region(Some(Region::new(self.region.clone())))
+            .with_behavior_version(Some(BehaviorVersion::latest()))
+            .with_http_client(self.control.clone())
+            .with_sleep_impl(TokioSleep::new())
+            .with_time_source(SystemTimeSource::new())
+    }
+}
+
+fn instance(config: &ProviderConfig) -> ImdsCredentialsProvider {
+    ImdsCredentialsProvider::builder().configure(config).build()
+}
+
+fn web_identity(config: &ProviderConfig) -> WebIdentityTokenCredentialsProvider {
+    WebIdentityTokenCredentialsProvider::builder().configure(config).build()
+}
+
+impl Files {
+    pub(super) fn new(paths: Vec<PathBuf>) -> Self {
+        Self { paths, seen: Mutex::default() }
+    }
+
+    fn look(&self) -> Vec<Option<Sha256Hex>> {
+        self.paths.iter().map(|path| std::fs::read(path).ok().map(|content| Sha256Hex::of(&content))).collect()
+    }
+
+    fn note(&self) {
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = self.look();
+    }
+
+    fn have_changed(&self) -> bool {
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) != self.look()
     }
 }
 
@@ -164,72 +206,78 @@ impl Source for ProviderSource {
     const WHEN_EXPIRED: WhenExpired = WhenExpired::UseOn;
 
     async fn fetch(&self, now: Moment) -> Result<Fetched<AwsKeys>, FetchError> {
-        let credentials = self.credentials().await?;
+        let (credentials, principal) = match &self.provider {
+            Provider::Found(finder) => (finder.find().await?, None),
+            Provider::Static(keys) => (keys.read().await?, None),
+            Provider::IdentityPool(identity) => (identity.credentials().await?, None),
+            Provider::Role(role) => role.assume().await?,
+        };
         let expiry = credentials.expiry().map(|end| Expiry::at(end, now));
         let identity = Identity::from(credentials.clone());
-        Ok(Fetched { value: AwsKeys { identity, credentials }, expiry })
+        let about = About { principal, ..About::default() };
+        Ok(Fetched { value: AwsKeys { identity, credentials }, expiry, about })
     }
-}
 
-/// Lends cached credentials to the SDK's assume-role provider.
-#[derive(Debug)]
-struct Base(Arc<Refreshing<ProviderSource>>);
-
-impl ProvideCredentials for Base {
-    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
-    where
-        Self: 'a,
-    {
-        future::ProvideCredentials::new(async {
-            self.0.get().await.map(|lease| lease.value.credentials).map_err(CredentialsError::provider_error)
-        })
-    }
-}
-
-fn provider_config(region: &str, control: &Control) -> ProviderConfig {
-    ProviderConfig::without_region()
-        .with_region(Some(Region::new(region.to_owned())))
-        .with_behavior_version(Some(BehaviorVersion::latest()))
-        .with_http_client(control.clone())
-        .with_sleep_impl(TokioSleep::new())
-        .with_time_source(SystemTimeSource::new())
-}
-
-/// Says whose fault it is. STS refusals are told from its outages, because the first need a person.
-#[expect(clippy::wildcard_enum_match_arm, reason = "the enum is open: the SDK may add kinds")]
-fn explain(name: &str, error: CredentialsError) -> FetchError {
-    if let Some(refusal) = sts_refusal(&error) {
-        return refusal(name);
-    }
-    let permanence = match &error {
-        CredentialsError::CredentialsNotLoaded(_) => {
-            return FetchError::NoSource { from: name.to_owned(), source: error };
+    fn describe(&self) -> String {
+        match &self.provider {
+            Provider::Found(finder) => format!("AWS credentials from {}", finder.place),
+            Provider::Static(_) => "AWS keys given in the config".to_owned(),
+            Provider::IdentityPool(identity) => format!("AWS credentials of an identity of {}", identity.pool_id()),
+            Provider::Role(role) => format!("AWS credentials of role {}", role.arn()),
         }
+    }
+
+    fn pause(&self) -> Option<Duration> {
+        match &self.provider {
+            Provider::Found(finder) => (!finder.files.paths.is_empty()).then_some(FILE_PAUSE),
+            Provider::Static(keys) => keys.readers().filter_map(SecretReader::pause).min(),
+            Provider::IdentityPool(_) | Provider::Role(_) => None,
+        }
+    }
+
+    async fn has_changed(&self) -> bool {
+        match &self.provider {
+            Provider::Found(finder) => finder.files.have_changed(),
+            Provider::Static(keys) => {
+                for reader in keys.readers() {
+                    if reader.has_changed().await {
+                        return true;
+                    }
+                }
+                false
+            }
+            Provider::IdentityPool(_) | Provider::Role(_) => false,
+        }
+    }
+
+    async fn owner(&self, keys: &AwsKeys) -> Option<String> {
+        let owner = self.sts.caller(&keys.credentials).await;
+        owner.inspect_err(|error| tracing::debug!(error = %Chain(error), "asking whose the credentials are")).ok()?
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Chain => f.write_str("the default chain (environment, profile, web identity, container, instance)"),
+            Self::Environment => f.write_str("the environment"),
+            Self::Container => f.write_str("the container's credential endpoint"),
+            Self::Instance => f.write_str("the instance's metadata (IMDSv2)"),
+            Self::WebIdentity => f.write_str("the web identity token file"),
+            Self::Profile(name) => write!(f, "profile \"{name}\""),
+        }
+    }
+}
+
+/// Says whose fault it is.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the enum is open: the SDK may add kinds")]
+fn explain(place: &Place, error: CredentialsError) -> FetchError {
+    let from = place.to_string();
+    let permanence = match &error {
+        CredentialsError::CredentialsNotLoaded(_) => return FetchError::NoSource { from, source: error },
         CredentialsError::InvalidConfiguration(_) => Permanence::Permanent,
         // Outages, and kinds of failure that the SDK may yet invent.
         _ => Permanence::Passing,
     };
-    FetchError::Aws { from: name.to_owned(), permanence, source: error }
-}
-
-/// The error code of an `AssumeRole` that STS itself refused.
-fn sts_refusal(error: &CredentialsError) -> Option<impl FnOnce(&str) -> FetchError + use<>> {
-    let mut beneath = error.source();
-    while let Some(cause) = beneath {
-        if let Some(SdkError::ServiceError(refused)) = cause.downcast_ref::<SdkError<AssumeRoleError>>() {
-            let refused = refused.err();
-            let code = refused.code().unwrap_or("unknown error").to_owned();
-            let message = refused.message().unwrap_or_default().to_owned();
-            return Some(move |name: &str| {
-                let endpoint = format!("STS, asked for {name},");
-                if code.contains("Throttl") {
-                    FetchError::Throttled { endpoint, retry_after: None }
-                } else {
-                    FetchError::Refused { endpoint, code, message }
-                }
-            });
-        }
-        beneath = cause.source();
-    }
-    None
+    FetchError::Aws { from, permanence, source: error }
 }

@@ -107,11 +107,6 @@ impl AwsJson {
         Self { control, clock }
     }
 
-    /// What it calls through.
-    pub(super) fn control(&self) -> &Control {
-        &self.control
-    }
-
     /// Calls `operation` with `input`; signed where `keys` are given.
     ///
     /// # Errors

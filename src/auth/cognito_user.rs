@@ -22,13 +22,14 @@ use self::wire::{Answer, Initiate, Parameters, Respond, Rotate, Tokens, lifetime
 use super::aws::ProviderSource;
 use super::aws_json::{AwsJson, Service};
 use super::error::{FetchError, LoginError};
-use super::oauth::{ASSUMED_LIFE, is_token, life, no_life};
-use super::refreshing::{Fetched, Refreshing, Source, WhenExpired};
+use super::oauth::{ASSUMED_LIFE, is_token, life, no_life, scope_claim};
+use super::refreshing::{About, Fetched, Refreshing, Source, WhenExpired};
+use super::secrets::SecretReader;
 use super::spec::{CognitoUser, Flow, UserToken};
 use super::srp;
 use super::totp::{NoCode, Totp};
 use crate::clock::{Clock, Expiry, Moment};
-use crate::secret::{Secret, SecretSource};
+use crate::secret::Secret;
 
 /// Challenges of one login. Choosing how to log in, the password and a second factor are three.
 const MOST_CHALLENGES: usize = 4;
@@ -58,6 +59,7 @@ pub struct CognitoUserSource {
     clock: Clock,
     /// Who signs; for [`Flow::AdminPassword`] alone.
     keys: Option<Arc<Refreshing<ProviderSource>>>,
+    readers: Readers,
     kept: Mutex<Option<Kept>>,
     totp: Totp,
 }
@@ -80,7 +82,19 @@ enum Renewal {
     Rotating,
 }
 
+/// Where the secrets of a login are read.
+#[derive(Debug)]
+pub struct Readers {
+    /// The app client's secret, if it has one.
+    pub client: Option<SecretReader>,
+    /// The user's password.
+    pub password: SecretReader,
+    /// The seed of the user's authenticator app, if there is one.
+    pub totp_seed: Option<SecretReader>,
+}
+
 /// The secrets that one fetch needs, read afresh.
+#[derive(PartialEq, Eq)]
 struct Secrets {
     client: Option<Secret>,
     password: Secret,
@@ -98,9 +112,15 @@ struct Attempt<'a> {
 
 impl CognitoUserSource {
     /// A source that asks through `json`; `keys` sign the calls of [`Flow::AdminPassword`].
-    pub fn new(user: CognitoUser, json: AwsJson, clock: Clock, keys: Option<Arc<Refreshing<ProviderSource>>>) -> Self {
+    pub fn new(
+        user: CognitoUser,
+        readers: Readers,
+        json: AwsJson,
+        clock: Clock,
+        keys: Option<Arc<Refreshing<ProviderSource>>>,
+    ) -> Self {
         let service = Service::cognito_idp(&user.region, user.endpoint.as_deref());
-        Self { user, service, json, clock, keys, kept: Mutex::default(), totp: Totp::default() }
+        Self { user, service, json, clock, keys, readers, kept: Mutex::default(), totp: Totp::default() }
     }
 
     fn kept(&self) -> Option<Kept> {
@@ -109,15 +129,6 @@ impl CognitoUserSource {
 
     fn keep(&self, kept: Option<Kept>) {
         *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = kept;
-    }
-
-    fn secrets(&self) -> Result<Secrets, FetchError> {
-        let read = |source: &SecretSource| source.read().map_err(FetchError::Secret);
-        Ok(Secrets {
-            client: self.user.client_secret.as_ref().map(read).transpose()?,
-            password: read(&self.user.password)?,
-            totp_seed: self.user.totp_seed.as_ref().map(read).transpose()?,
-        })
     }
 
     /// New tokens for the refresh token that is kept; `None` when it is dead.
@@ -219,7 +230,8 @@ impl CognitoUserSource {
         // ExpiresIn is the access token's; the app client may give the ID token a shorter life.
         let life = lifetime_claim(&id_token).map_or(access_life, |id_life| id_life.min(access_life));
         let value = UserTokens { access: Secret::from(access_token.as_str()), id: Secret::from(id_token.as_str()) };
-        Ok(Fetched { value, expiry: Some(Expiry::after(now, life)) })
+        let about = About { principal: Some(self.user.username.clone()), scopes: scope_claim(&access_token) };
+        Ok(Fetched { value, expiry: Some(Expiry::after(now, life)), about })
     }
 
     /// `SECRET_HASH`, where the app client has a secret (aws.md D3).
@@ -255,7 +267,7 @@ impl Source for CognitoUserSource {
     const WHEN_EXPIRED: WhenExpired = WhenExpired::Refuse;
 
     async fn fetch(&self, now: Moment) -> Result<Fetched<UserTokens>, FetchError> {
-        let secrets = self.secrets()?;
+        let secrets = self.readers.read().await?;
         if let Some(kept) = self.kept() {
             if let Some(fetched) = self.renew(&kept, &secrets, now).await? {
                 return Ok(fetched);
@@ -263,7 +275,54 @@ impl Source for CognitoUserSource {
             tracing::info!(username = self.user.username, "the refresh token is no longer taken; logging in again");
             self.keep(None);
         }
-        self.log_in(&secrets, now).await
+        let outcome = self.log_in(&secrets, now).await;
+        if let Err(FetchError::Login(error)) = &outcome
+            && error.is_about_secrets()
+            // They may have been rotated between the reading and the asking.
+            && let Ok(newer) = self.readers.read().await
+            && newer != secrets
+        {
+            return self.log_in(&newer, now).await;
+        }
+        outcome
+    }
+
+    fn describe(&self) -> String {
+        format!("login of a user of {}", self.user.user_pool_id)
+    }
+
+    fn pause(&self) -> Option<Duration> {
+        self.readers.all().filter_map(SecretReader::pause).min()
+    }
+
+    async fn has_changed(&self) -> bool {
+        for reader in self.readers.all() {
+            if reader.has_changed().await {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+impl Readers {
+    async fn read(&self) -> Result<Secrets, FetchError> {
+        Ok(Secrets {
+            client: read(self.client.as_ref()).await?,
+            password: self.password.read().await?,
+            totp_seed: read(self.totp_seed.as_ref()).await?,
+        })
+    }
+
+    fn all(&self) -> impl Iterator<Item = &SecretReader> {
+        [&self.password].into_iter().chain(&self.client).chain(&self.totp_seed)
+    }
+}
+
+async fn read(reader: Option<&SecretReader>) -> Result<Option<Secret>, FetchError> {
+    match reader {
+        None => Ok(None),
+        Some(reader) => reader.read().await.map(Some),
     }
 }
 

@@ -88,7 +88,18 @@ impl Control {
     /// [`FetchError::Unreachable`], [`FetchError::TimedOut`], [`FetchError::Malformed`] (too large). A status is not an
     /// error here.
     pub async fn post(&self, url: &str, headers: HeaderMap, body: Vec<u8>) -> Result<Answer, FetchError> {
-        let endpoint = || without_query(url);
+        self.ask(self.client.post(url).headers(headers).body(body), || without_query(url)).await
+    }
+
+    /// Gets `url`, which is called `name` in messages, and reads the answer whole.
+    ///
+    /// # Errors
+    /// As [`Control::post`].
+    pub async fn get(&self, url: &str, name: &str, headers: HeaderMap) -> Result<Answer, FetchError> {
+        self.ask(self.client.get(url).headers(headers), || name.to_owned()).await
+    }
+
+    async fn ask(&self, request: reqwest::RequestBuilder, endpoint: impl Fn() -> String) -> Result<Answer, FetchError> {
         let failed = |source: reqwest::Error| {
             if source.is_timeout() {
                 FetchError::TimedOut { endpoint: endpoint(), limit: CALL_LIMIT }
@@ -96,13 +107,12 @@ impl Control {
                 FetchError::Unreachable { endpoint: endpoint(), source: source.without_url() }
             }
         };
-        let response = self.client.post(url).headers(headers).body(body).send().await.map_err(failed)?;
+        let response = request.send().await.map_err(failed)?;
         let status = response.status();
         let retry_after = response
             .headers()
             .get(header::RETRY_AFTER)
-            .and_then(|value| value.to_str().ok()?.trim().parse().ok())
-            .map(|seconds: u64| Duration::from_secs(seconds.min(LARGEST_RETRY_AFTER_SECONDS)));
+            .and_then(|value| retry_after(value.to_str().ok()?, response.headers()));
         let body = read(response).await.map_err(|unread| match unread {
             Unread::TooLarge => {
                 let problem = format!("it is larger than {LARGEST_ANSWER} bytes");
@@ -112,6 +122,16 @@ impl Control {
         })?;
         Ok(Answer { status, retry_after, body })
     }
+}
+
+/// RFC 9110 10.2.3: seconds, or a date; that one is read against the answer's own `Date`, whatever this clock says.
+fn retry_after(text: &str, headers: &HeaderMap) -> Option<Duration> {
+    if let Ok(seconds) = text.trim().parse::<u64>() {
+        return Some(Duration::from_secs(seconds.min(LARGEST_RETRY_AFTER_SECONDS)));
+    }
+    let date = headers.get(header::DATE)?.to_str().ok()?;
+    let (then, now) = (httpdate::parse_http_date(text.trim()).ok()?, httpdate::parse_http_date(date).ok()?);
+    Some(then.duration_since(now).unwrap_or_default())
 }
 
 impl fmt::Debug for Answer {
@@ -196,4 +216,21 @@ fn connector_error(error: reqwest::Error) -> ConnectorError {
     // A container's credential URL is itself a key to its credentials.
     let error = error.without_url();
     if error.is_timeout() { ConnectorError::timeout(error.into()) } else { ConnectorError::io(error.into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_retry_after_is_a_number_or_a_date() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(retry_after("30", &headers), Some(Duration::from_secs(30)));
+        assert_eq!(retry_after("99999999", &headers), Some(Duration::from_hours(24)));
+        assert_eq!(retry_after("Sat, 21 Nov 2026 12:00:30 GMT", &headers), None, "against which clock?");
+        headers.insert(header::DATE, HeaderValue::from_static("Sat, 21 Nov 2026 12:00:00 GMT"));
+        assert_eq!(retry_after("Sat, 21 Nov 2026 12:00:30 GMT", &headers), Some(Duration::from_secs(30)));
+        assert_eq!(retry_after("Sat, 21 Nov 2026 11:00:30 GMT", &headers), Some(Duration::ZERO));
+        assert_eq!(retry_after("soon", &headers), None);
+    }
 }

@@ -12,8 +12,17 @@ use crate::secret::SecretError;
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     /// A secret that the request needs could not be read.
-    #[error("reading a secret for the token request")]
+    #[error("reading a secret")]
     Secret(#[source] SecretError),
+    /// A secret could not be had from its store.
+    #[error("reading {entry}")]
+    Stored {
+        /// Which.
+        entry: String,
+        /// Why.
+        #[source]
+        source: Box<FetchError>,
+    },
     /// No answer: name lookup, connection, TLS or a broken answer.
     #[error("asking {endpoint}")]
     Unreachable {
@@ -151,9 +160,16 @@ pub enum LoginError {
     },
 }
 
+impl LoginError {
+    /// Whether another password or client secret may fare better.
+    pub(super) fn is_about_secrets(&self) -> bool {
+        matches!(self, Self::Refused { code, .. } if code == "NotAuthorizedException")
+    }
+}
+
 /// An endpoint's own words, fit for one log line.
 pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).take(200).collect()
+    text.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).take(300).collect()
 }
 
 fn detail(message: &str) -> String {
@@ -171,6 +187,14 @@ pub enum Permanence {
     Passing,
 }
 
+impl Unavailable {
+    /// What a request of `auth` gets for it: an `[auth.*]` table, or a field that is a secret.
+    pub fn of(self, auth: Arc<str>) -> AuthError {
+        let Self { cause, retry_after } = self;
+        AuthError::Unavailable { auth, retry_after, cause }
+    }
+}
+
 impl FetchError {
     /// Whether trying again soon can help.
     pub fn permanence(&self) -> Permanence {
@@ -179,6 +203,7 @@ impl FetchError {
                 Permanence::Permanent
             }
             Self::Aws { permanence, .. } => *permanence,
+            Self::Stored { source, .. } => source.permanence(),
             Self::Login(error) => match &**error {
                 LoginError::Refused { permanence, .. } => *permanence,
                 LoginError::Challenge { .. } => Permanence::Permanent,
@@ -199,6 +224,7 @@ impl FetchError {
         match self {
             Self::Throttled { retry_after, .. } | Self::Failing { retry_after, .. } => *retry_after,
             Self::NoBase { source, .. } => Some(source.retry_after),
+            Self::Stored { source, .. } => source.retry_after(),
             Self::Login(error) => match &**error {
                 LoginError::CodeUsed { next, .. } => Some(*next),
                 LoginError::Refused { .. } | LoginError::Challenge { .. } => None,

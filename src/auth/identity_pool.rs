@@ -85,23 +85,25 @@ impl PoolIdentity {
     /// # Errors
     /// [`FetchError`]; [`FetchError::NoBase`] when the login has no token.
     pub async fn credentials(&self) -> Result<Credentials, FetchError> {
+        let Some(login) = &self.login else { return self.with(None).await };
+        let token =
+            || async { login.get().await.map_err(|source| FetchError::NoBase { base: login.status().name, source }) };
         // A token near its end is refreshed before it is lent.
-        let token = match &self.login {
-            None => None,
-            Some(login) => {
-                Some(login.get().await.map_err(|source| FetchError::NoBase { base: login.status().name, source })?)
-            }
-        };
-        let id_token = token.as_ref().map(|lease| lease.value.get(UserToken::Id).clone());
-        let outcome = self.with(id_token.as_ref()).await;
-        if let (Err(FetchError::Refused { code, .. }), Some(login), Some(Lease { generation, .. })) =
-            (&outcome, &self.login, &token)
+        let Lease { value, generation } = token().await?;
+        let outcome = self.with(Some(value.get(UserToken::Id))).await;
+        if let Err(FetchError::Refused { code, .. }) = &outcome
             && code == "NotAuthorizedException"
+            // It may be the token: revoked, or another clock takes it for expired.
+            && login.renew(generation).await
         {
-            // It may be the token: revoked, or another clock takes it for expired. The next try has another.
-            login.reject(*generation);
+            return self.with(Some(token().await?.value.get(UserToken::Id))).await;
         }
         outcome
+    }
+
+    /// Which pool.
+    pub(super) fn pool_id(&self) -> &str {
+        &self.pool.id
     }
 
     async fn with(&self, id_token: Option<&Secret>) -> Result<Credentials, FetchError> {

@@ -15,7 +15,8 @@ use zeroize::Zeroizing;
 
 use super::control::{Answer, Control, without_query};
 use super::error::{FetchError, printable};
-use super::refreshing::{Fetched, Source, WhenExpired};
+use super::refreshing::{About, Fetched, Source, WhenExpired};
+use super::secrets::SecretReader;
 use super::spec::{ClientAuth, ClientCredentials};
 use crate::clock::{Expiry, Moment};
 use crate::secret::Secret;
@@ -36,6 +37,7 @@ const FORM: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_')
 pub struct ClientCredentialsSource {
     control: Control,
     client: ClientCredentials,
+    secret: SecretReader,
 }
 
 #[derive(Deserialize)]
@@ -56,9 +58,15 @@ struct ErrorAnswer {
 }
 
 impl ClientCredentialsSource {
-    /// A source that asks through `control`.
-    pub fn new(control: Control, client: ClientCredentials) -> Self {
-        Self { control, client }
+    /// A source that asks through `control`; `secret` reads the client's.
+    pub fn new(control: Control, client: ClientCredentials, secret: SecretReader) -> Self {
+        Self { control, client, secret }
+    }
+
+    async fn ask(&self, secret: &Secret, now: Moment) -> Result<Fetched<Secret>, FetchError> {
+        let (authorization, form) = self.request(secret);
+        let answer = self.control.post_form(&self.client.token_url, authorization, form).await?;
+        self.judge(&answer, secret, now)
     }
 
     fn request(&self, secret: &Secret) -> (Option<HeaderValue>, String) {
@@ -106,9 +114,12 @@ impl ClientCredentialsSource {
             None => ASSUMED_LIFE,
             Some(seconds) => life(seconds).ok_or_else(|| malformed(format!("its expires_in {}", no_life())))?,
         };
-        self.compare_scopes(&token);
+        // Cognito's answer does not name the scopes; its token does.
+        let scopes = token.scope.or_else(|| scope_claim(&token.access_token));
+        self.compare_scopes(scopes.as_deref());
         let value = Secret::new(token.access_token.to_string());
-        Ok(Fetched { value, expiry: Some(Expiry::after(now, life)) })
+        let about = About { principal: Some(self.client.client_id.clone()), scopes };
+        Ok(Fetched { value, expiry: Some(Expiry::after(now, life)), about })
     }
 
     fn refusal(&self, answer: &Answer, secret: &Secret) -> FetchError {
@@ -145,8 +156,8 @@ impl ClientCredentialsSource {
     }
 
     /// Cognito drops a scope that it does not know without a word, and the API then answers 403.
-    fn compare_scopes(&self, token: &TokenAnswer) {
-        let Some(granted) = token.scope.clone().or_else(|| scope_claim(&token.access_token)) else { return };
+    fn compare_scopes(&self, granted: Option<&str>) {
+        let Some(granted) = granted else { return };
         let granted: BTreeSet<&str> = granted.split_ascii_whitespace().collect();
         let missing: Vec<&str> =
             self.client.scopes.iter().map(String::as_str).filter(|asked| !granted.contains(asked)).collect();
@@ -164,10 +175,28 @@ impl Source for ClientCredentialsSource {
     const WHEN_EXPIRED: WhenExpired = WhenExpired::Refuse;
 
     async fn fetch(&self, now: Moment) -> Result<Fetched<Secret>, FetchError> {
-        let secret = self.client.client_secret.read().map_err(FetchError::Secret)?;
-        let (authorization, form) = self.request(&secret);
-        let answer = self.control.post_form(&self.client.token_url, authorization, form).await?;
-        self.judge(&answer, &secret, now)
+        let secret = self.secret.read().await?;
+        let outcome = self.ask(&secret, now).await;
+        if let Err(FetchError::Refused { code, .. }) = &outcome
+            && matches!(code.as_str(), "invalid_client" | "unauthorized_client")
+            // It may have been rotated between the reading and the asking.
+            && let Some(newer) = self.secret.other_than(&secret).await
+        {
+            return self.ask(&newer, now).await;
+        }
+        outcome
+    }
+
+    fn describe(&self) -> String {
+        format!("client-credentials token from {}", without_query(&self.client.token_url))
+    }
+
+    fn pause(&self) -> Option<Duration> {
+        self.secret.pause()
+    }
+
+    async fn has_changed(&self) -> bool {
+        self.secret.has_changed().await
     }
 }
 
@@ -231,7 +260,7 @@ fn contains(text: &[u8], word: &[u8]) -> bool {
 }
 
 /// The `scope` of a JWT, unverified.
-fn scope_claim(token: &str) -> Option<String> {
+pub(super) fn scope_claim(token: &str) -> Option<String> {
     #[derive(Deserialize)]
     struct Claims {
         scope: String,

@@ -9,13 +9,14 @@ use std::fmt;
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::error::{FetchError, Permanence};
+pub use super::status::{About, Chain, Status};
 use crate::clock::{Clock, Expiry, Moment};
 use crate::tasks::Tasks;
 
@@ -41,8 +42,15 @@ const LONGEST_BACK_OFF_WITHOUT: Duration = Duration::from_secs(5);
 const SHORTEST_BACK_OFF: Duration = Duration::from_secs(1);
 /// A Retry-After beyond this is not believed.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(10);
+/// The part of a life in which it is fetched again (security.md 3.7): what is left behind it is the outage ridden out.
+const EARLIEST_POINT: f64 = 0.65;
+pub(super) const LATEST_POINT: f64 = 0.80;
 /// Between two refreshes that refusals by the upstream ask for.
 const FORCED_REFRESH_FLOOR: Duration = Duration::from_secs(10);
+/// Between tries while expired AWS credentials are used on; up to twice this (security.md 3.6: 5 to 10 min).
+const USED_ON_PAUSE: Duration = Duration::from_mins(5);
+/// How long it may take to see whether a secret has changed.
+const LOOK_LIMIT: Duration = Duration::from_secs(5);
 /// How often the wall clock is looked at, in case it was set.
 const WALL_CHECK: Duration = Duration::from_secs(30);
 
@@ -54,6 +62,23 @@ pub trait Source: Send + Sync + 'static {
     const WHEN_EXPIRED: WhenExpired;
     /// Gets a fresh one. Called by one task at a time.
     fn fetch(&self, now: Moment) -> impl Future<Output = Result<Fetched<Self::Value>, FetchError>> + Send;
+    /// What kind of credential it is and whose, in a few words without secrets.
+    fn describe(&self) -> String;
+
+    /// How often to ask [`Source::has_changed`]; `None` where nothing that it reads can change.
+    fn pause(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Whether a secret or file that the last fetch read is another by now, so that a fetch may end otherwise.
+    fn has_changed(&self) -> impl Future<Output = bool> + Send {
+        std::future::ready(false)
+    }
+
+    /// Whose it is, where that takes a call of its own to find out; `None` where it does not, or is not told.
+    fn owner(&self, _value: &Self::Value) -> impl Future<Output = Option<String>> + Send {
+        std::future::ready(None)
+    }
 }
 
 /// What to do with an expired credential while no other can be had.
@@ -72,6 +97,15 @@ pub struct Fetched<V> {
     pub value: V,
     /// Its end; `None` for keys that have none.
     pub expiry: Option<Expiry>,
+    /// What may be shown of it.
+    pub about: About,
+}
+
+impl<V> Fetched<V> {
+    /// A credential of which nothing more is known.
+    pub fn new(value: V, expiry: Option<Expiry>) -> Self {
+        Self { value, expiry, about: About::default() }
+    }
 }
 
 /// A credential lent to one request.
@@ -92,49 +126,6 @@ pub struct Unavailable {
     pub cause: Option<Arc<FetchError>>,
     /// When the next try may have succeeded.
     pub retry_after: Duration,
-}
-
-/// How a credential fares, for readiness, metrics and `check --online`.
-#[derive(Clone, Debug)]
-pub struct Status {
-    /// What it is and whose, without secrets.
-    pub name: Arc<str>,
-    /// Whether a request would get one now.
-    pub usable: bool,
-    /// Whether a first try has ended, well or not.
-    pub tried: bool,
-    /// The end of the one held.
-    pub expires: Option<SystemTime>,
-    /// Why the last try failed, until one succeeds.
-    pub failure: Option<Arc<FetchError>>,
-    /// Successful fetches.
-    pub fetched: u64,
-    /// Failed ones.
-    pub failed: u64,
-}
-
-impl Status {
-    /// `credential "orders": valid for 3541 s`, in one line.
-    pub fn summary(&self, now: SystemTime) -> String {
-        let left = self.expires.map(|end| end.duration_since(now).unwrap_or_default().as_secs());
-        let state = match (self.usable, left) {
-            (true, Some(0)) => "expired, used on".to_owned(),
-            (true, Some(seconds)) => format!("valid for {seconds} s"),
-            (true, None) => "valid, without an end".to_owned(),
-            (false, _) if self.tried => "none".to_owned(),
-            (false, _) => "first try under way".to_owned(),
-        };
-        format!("credential \"{}\": {state}", self.name)
-    }
-
-    /// [`Status::summary`], and what is wrong with it: endpoints, roles, error codes; never a secret.
-    pub fn describe(&self, now: SystemTime) -> String {
-        let summary = self.summary(now);
-        match &self.failure {
-            None => summary,
-            Some(failure) => format!("{summary}; last try: {}", Chain(&**failure)),
-        }
-    }
 }
 
 /// A credential that stays fresh.
@@ -160,6 +151,8 @@ struct State<V> {
 struct Held<V> {
     lease: Lease<V>,
     expiry: Option<Expiry>,
+    about: About,
+    life: Option<Duration>,
     fetched_at: Instant,
     /// It is fetched again when this much is left, by either clock.
     reserve: Duration,
@@ -172,6 +165,7 @@ struct Held<V> {
 #[derive(Clone)]
 struct Failure {
     cause: Arc<FetchError>,
+    at: Instant,
     retry_at: Instant,
     in_a_row: u32,
 }
@@ -221,9 +215,30 @@ impl<S: Source> Refreshing<S> {
                 }
                 held
             });
-            Arc::new(State { held, failure: state.failure.clone() })
+            let mut failure = state.failure.clone();
+            if let Some(failure) = failure.as_mut().filter(|_| state.is_used_on(now)) {
+                // The API does not take what has expired, so the long pause of an outage is over.
+                failure.hasten((failure.at + FORCED_REFRESH_FLOOR).max(now.monotonic));
+            }
+            Arc::new(State { held, failure })
         });
         self.demand.notify_one();
+    }
+
+    /// What it reads has changed, so a hold-off means nothing any more.
+    fn look_again(&self) {
+        let now = self.clock.now().monotonic;
+        tracing::info!(credential = %self.name, "what it is made from has changed; fetching it again");
+        self.state.rcu(|state| {
+            let mut state = State { held: state.held.clone(), failure: state.failure.clone() };
+            if let Some(held) = state.held.as_mut().filter(|held| held.expiry.is_none()) {
+                held.forced = Some(now);
+            }
+            if let Some(failure) = &mut state.failure {
+                failure.retry_at = now;
+            }
+            state
+        });
     }
 
     /// [`Refreshing::reject`], and waits for what comes of it: true once a newer one is held. False at once when the
@@ -259,12 +274,25 @@ impl<S: Source> Refreshing<S> {
         let failed = self.failed.load(Ordering::Relaxed);
         Status {
             name: Arc::clone(&self.name),
+            kind: self.source.describe(),
+            about: state.held.as_ref().map(|held| held.about.clone()).unwrap_or_default(),
+            life: state.held.as_ref().and_then(|held| held.life),
             usable: state.held.as_ref().is_some_and(|held| held.may_be_used::<S>(now)),
             tried: fetched + failed > 0,
             expires: state.held.as_ref().and_then(|held| held.expiry).map(Expiry::wall),
             failure: state.failure.as_ref().map(|failure| Arc::clone(&failure.cause)),
             fetched,
             failed,
+        }
+    }
+
+    /// Whose it is, for `check --online`: what it says itself, or what the source finds out.
+    pub async fn owner(&self) -> Option<String> {
+        let value =
+            self.state.load().held.as_ref().map(|held| (held.about.principal.clone(), held.lease.value.clone()));
+        match value? {
+            (Some(principal), _) => Some(principal),
+            (None, value) => self.source.owner(&value).await,
         }
     }
 
@@ -312,22 +340,31 @@ impl<S: Source> Refreshing<S> {
 
     async fn keep_fresh(credential: Weak<Self>, demand: Arc<Notify>) {
         let mut generation = 0;
+        let mut looked = Instant::now();
         while let Some(credential) = credential.upgrade() {
-            let due = credential.state.load().due(credential.clock.now());
-            match due {
-                Some(at) if at <= Instant::now() => {
-                    generation += 1;
-                    credential.refresh(generation).await;
+            let (due, look) = {
+                let state = credential.state.load();
+                let pause = credential.source.pause().filter(|_| state.depends_on_changes());
+                (state.due(credential.clock.now()), pause.map(|pause| looked + pause))
+            };
+            // Asked last: "at once" means the moment at which the state was looked at.
+            let now = Instant::now();
+            if due.is_some_and(|due| due <= now) {
+                generation += 1;
+                credential.refresh(generation).await;
+                looked = Instant::now();
+            } else if look.is_some_and(|look| look <= now) {
+                if timeout(LOOK_LIMIT, credential.source.has_changed()).await == Ok(true) {
+                    credential.look_again();
                 }
-                due => {
-                    let wall_check = Instant::now() + WALL_CHECK;
-                    let wake = due.map_or(wall_check, |due| due.min(wall_check));
-                    // Whoever drops the last handle meanwhile wakes this task for its end.
-                    drop(credential);
-                    tokio::select! {
-                        () = sleep_until(wake) => {}
-                        () = demand.notified() => {}
-                    }
+                looked = Instant::now();
+            } else {
+                let wake = due.into_iter().chain(look).fold(now + WALL_CHECK, Instant::min);
+                // Whoever drops the last handle meanwhile wakes this task for its end.
+                drop(credential);
+                tokio::select! {
+                    () = sleep_until(wake) => {}
+                    () = demand.notified() => {}
                 }
             }
         }
@@ -362,6 +399,8 @@ impl<S: Source> Refreshing<S> {
             held: Some(Held {
                 lease: Lease { value: fetched.value, generation },
                 expiry: fetched.expiry,
+                about: fetched.about,
+                life,
                 fetched_at: now.monotonic,
                 reserve: life.unwrap_or_default().mul_f64(1.0 - refresh_point()),
                 near_end: NEAR_END.min(life.unwrap_or_default() / 5),
@@ -385,7 +424,11 @@ impl<S: Source> Refreshing<S> {
             Some(Some(left)) if !left.is_zero() => LONGEST_BACK_OFF.min(left / 4),
             Some(Some(_)) | None => LONGEST_BACK_OFF_WITHOUT,
         };
-        let pause = back_off(&error, in_a_row, longest);
+        let mut pause = back_off(&error, in_a_row, longest);
+        if old.is_used_on(now) && S::WHEN_EXPIRED == WhenExpired::UseOn && error.permanence() == Permanence::Passing {
+            // Until the API refuses them, what has expired is as good as fresh; the SDKs share this pause.
+            pause = pause.max(USED_ON_PAUSE.mul_f64(1.0 + fastrand::f64()));
+        }
         let cause = Arc::new(error);
         let chain = Chain(&*cause);
         if let Some(old) = old.held.as_ref().filter(|held| held.may_be_used::<S>(now)) {
@@ -394,7 +437,7 @@ impl<S: Source> Refreshing<S> {
         } else {
             tracing::error!(credential = %self.name, error = %chain, next_try_in = ?pause, "no credential");
         }
-        let failure = Failure { cause, retry_at: now.monotonic + pause, in_a_row };
+        let failure = Failure { cause, at: now.monotonic, retry_at: now.monotonic + pause, in_a_row };
         // Not a plain store: a refusal by the upstream may be noted meanwhile.
         self.state.rcu(|state| State { held: state.held.clone(), failure: Some(failure.clone()) });
         self.failed.fetch_add(1, Ordering::Relaxed);
@@ -413,7 +456,26 @@ impl<S: Source> fmt::Debug for Refreshing<S> {
     }
 }
 
+impl Failure {
+    /// Has the next try at `at`, unless it is sooner anyway, or who was asked said when, or a person must act first.
+    fn hasten(&mut self, at: Instant) {
+        if self.cause.permanence() == Permanence::Passing && self.cause.retry_after().is_none() {
+            self.retry_at = self.retry_at.min(at);
+        }
+    }
+}
+
 impl<V> State<V> {
+    /// Whether what is held has expired.
+    fn is_used_on(&self, now: Moment) -> bool {
+        self.held.as_ref().and_then(|held| held.left(now)) == Some(Duration::ZERO)
+    }
+
+    /// Whether only a change of what it is made from brings another: it has no end, or cannot be had.
+    fn depends_on_changes(&self) -> bool {
+        self.failure.is_some() || self.held.as_ref().is_some_and(|held| held.expiry.is_none())
+    }
+
     /// When the next fetch is due; `None` when there is nothing to refresh.
     fn due(&self, now: Moment) -> Option<Instant> {
         let wanted = match &self.held {
@@ -450,31 +512,9 @@ impl<V> Held<V> {
     }
 }
 
-/// An error and all that lies beneath it, in one line.
-#[derive(Debug)]
-pub struct Chain<'a>(pub &'a (dyn std::error::Error + 'static));
-
-impl fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut said = self.0.to_string();
-        f.write_str(&said)?;
-        let mut beneath = self.0.source();
-        while let Some(error) = beneath {
-            let text = error.to_string();
-            // Some libraries print their source themselves; saying it once is enough.
-            if !said.contains(&text) {
-                write!(f, ": {text}")?;
-                said = text;
-            }
-            beneath = error.source();
-        }
-        Ok(())
-    }
-}
-
-/// A random point in 65 to 80 % of a life (security.md 3.7).
+/// A random point in the part of a life in which it is fetched again.
 fn refresh_point() -> f64 {
-    0.65 + 0.15 * fastrand::f64()
+    EARLIEST_POINT + (LATEST_POINT - EARLIEST_POINT) * fastrand::f64()
 }
 
 /// How long nobody asks again: full jitter over a doubling range, up to `longest`.

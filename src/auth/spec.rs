@@ -4,12 +4,13 @@
 //! [`AwsCredentials`] are compared whole, never by client id alone. Imports `secret`.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
 
-use crate::secret::SecretSource;
+use crate::secret::Secret;
 
 /// One way to authorise requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -161,13 +162,85 @@ pub enum PayloadSigning {
     Unsigned,
 }
 
+/// Where a secret comes from. All but `Fixed` are read each time, so that a rotated one takes effect without a restart.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum SecretSource {
+    /// What the environment or the config itself gave at start.
+    Fixed(Secret),
+    /// The content of this file, without the newline at its end.
+    File(PathBuf),
+    /// A secret that AWS keeps.
+    Stored(Box<StoredSecret>),
+}
+
+/// A secret that AWS keeps, and whose credentials may read it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct StoredSecret {
+    /// Which one.
+    pub entry: StoreEntry,
+    /// Region of the store.
+    pub region: String,
+    /// Who reads it.
+    pub credentials: AwsCredentials,
+    /// Another endpoint, for VPC endpoints and tests.
+    pub endpoint: Option<String>,
+}
+
+/// Which secret of which store.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum StoreEntry {
+    /// Secrets Manager: name or ARN, and the key where the secret is a JSON object.
+    SecretsManager {
+        /// Name or ARN.
+        id: String,
+        /// Member of the JSON object; `None` takes the whole text.
+        key: Option<String>,
+    },
+    /// A parameter of Systems Manager, by name or ARN.
+    Parameter(String),
+}
+
+/// A field of a request whose value is a secret that can change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretField {
+    /// What it is called in logs and metrics.
+    pub name: Arc<str>,
+    /// Its value.
+    pub secret: SecretSource,
+}
+
+/// What the environment says about AWS credentials: the part that `aws-config` does not read for us.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AwsEnvironment {
+    /// `~/.aws/config`, `~/.aws/credentials` or what the environment names instead, and the web identity token: a change
+    /// of one is a reason to look again.
+    pub files: Vec<PathBuf>,
+    /// The container's credential endpoint.
+    pub container: ContainerEnvironment,
+    /// `AWS_ENDPOINT_URL_STS`.
+    pub sts_endpoint: Option<String>,
+}
+
+/// Where ECS and EKS say that the container's credentials are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ContainerEnvironment {
+    /// `AWS_CONTAINER_CREDENTIALS_RELATIVE_URI`.
+    pub relative_uri: Option<String>,
+    /// `AWS_CONTAINER_CREDENTIALS_FULL_URI`.
+    pub full_uri: Option<String>,
+    /// `AWS_CONTAINER_AUTHORIZATION_TOKEN`.
+    pub token: Option<Secret>,
+    /// `AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE`; wins over the token.
+    pub token_file: Option<PathBuf>,
+}
+
 /// Where AWS credentials come from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct AwsCredentials {
     /// The credentials to begin with.
     pub source: AwsSource,
-    /// The role that is assumed with them, if any.
-    pub assume_role: Option<AssumeRole>,
+    /// The roles that are assumed one after the other, the first with `source`; often none.
+    pub roles: Vec<AssumeRole>,
 }
 
 /// The credentials to begin with.
@@ -233,6 +306,12 @@ pub struct AssumeRole {
     pub session_name: String,
     /// Life of the credentials, 15 min to 12 h; 1 h at most when the caller is itself a role.
     pub duration: Duration,
+    /// Session tags; the caller needs `sts:TagSession`.
+    pub tags: BTreeMap<String, String>,
+    /// A policy in JSON that the session is narrowed by.
+    pub policy: Option<String>,
+    /// ARNs of managed policies that the session is narrowed by.
+    pub policy_arns: Vec<String>,
     /// Region whose STS is called.
     pub region: String,
     /// Another STS endpoint, for VPC endpoints and tests.

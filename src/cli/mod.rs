@@ -200,10 +200,10 @@ fn check(compiled: &Compiled, online: bool) -> ExitCode {
         Ok(Err(error)) => return complain(&Chain(&error), FAILED),
         Err(error) => return complain(&format!("starting the runtime: {error}"), FAILED),
     };
-    for status in &statuses {
-        let _infallible = writeln!(text, "{}", status.describe(clock.now().wall));
+    for (status, owner) in &statuses {
+        let _infallible = writeln!(text, "{}", status.report(clock.now().wall, owner.as_deref()));
     }
-    let all = statuses.iter().all(|status| status.usable);
+    let all = statuses.iter().all(|(status, _)| status.usable);
     say(&text, if all { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }
 

@@ -4,11 +4,13 @@
 //! error makes [`load`](super::load) throw the whole result away. Imports `raw` and the modules whose settings it fills.
 
 mod auth;
+mod environment;
 mod field;
 mod identity_pool;
 mod listen;
 mod name;
 mod path;
+mod role;
 mod route;
 mod secret;
 mod sigv4;
@@ -17,10 +19,13 @@ mod url;
 mod user;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use self::auth::Logins;
 use super::diagnostic::Problems;
 use super::raw::RawConfig;
 use super::{Compiled, Environment};
+use crate::auth::spec::SecretField;
 use crate::tls::ClientSettings;
 use crate::{proxy, server, telemetry};
 
@@ -30,9 +35,19 @@ pub(super) struct Context<'a> {
     /// What relative file names start from.
     pub(super) folder: &'a Path,
     pub(super) problems: &'a mut Problems,
+    /// Whose logins the cognito-user tables are, once these are compiled.
+    pub(super) logins: Option<Arc<Logins>>,
+    /// The tables whose logins something else borrows.
+    pub(super) borrowed: Vec<String>,
+    /// Header values that are secrets and may change.
+    pub(super) fields: Vec<SecretField>,
 }
 
-impl Context<'_> {
+impl<'a> Context<'a> {
+    pub(super) fn new(environment: &'a Environment, folder: &'a Path, problems: &'a mut Problems) -> Self {
+        Self { environment, folder, problems, logins: None, borrowed: Vec::new(), fields: Vec::new() }
+    }
+
     fn file(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
@@ -64,8 +79,10 @@ pub(super) fn compile(raw: RawConfig, context: &mut Context<'_>) -> Compiled {
             max_in_flight: proxy.max_in_flight.value,
             buffer_budget: proxy.buffer_budget.value,
         },
+        aws: environment::aws(context),
         routes,
         schemes,
+        fields: std::mem::take(&mut context.fields),
         warnings: Vec::new(),
     }
 }

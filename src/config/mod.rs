@@ -50,10 +50,14 @@ pub struct Compiled {
     pub proxy: proxy::Settings,
     /// TLS of token and STS calls: `ca_file` and `http2` of `[upstream]`.
     pub control: tls::ClientSettings,
+    /// What the environment says about AWS credentials.
+    pub aws: auth::spec::AwsEnvironment,
     /// In the order of the file; never empty.
     pub routes: Vec<route::Route>,
     /// What routes authorise with; one for each pair of `[auth]` table and region that a route uses.
     pub schemes: Vec<auth::spec::Spec>,
+    /// Header values that are secrets and may change.
+    pub fields: Vec<auth::spec::SecretField>,
     /// What is allowed and should be known, in the order of the file. Each prints as its whole paragraph.
     pub warnings: Vec<Diagnostic>,
 }
@@ -66,9 +70,8 @@ pub struct Compiled {
 /// [`Report`] with all problems, warnings among them. Exit code 78.
 pub fn load(source: &Source, environment: &Environment) -> Result<Compiled, Report> {
     let mut problems = diagnostic::Problems::default();
-    let compiled = raw::read(source, environment, &mut problems).map(|raw| {
-        compile::compile(raw, &mut compile::Context { environment, folder: &source.folder, problems: &mut problems })
-    });
+    let compiled = raw::read(source, environment, &mut problems)
+        .map(|raw| compile::compile(raw, &mut compile::Context::new(environment, &source.folder, &mut problems)));
     let failed = problems.has_errors();
     let diagnostics = problems.place(&source.name, &source.text);
     match compiled {

@@ -178,8 +178,8 @@ table! {
         service: Text = r#""execute-api""#;
         /// Whose signature it is: "default" (the SDKs' chain) or one of its links, `{ profile = "…" }`, `{ static = { … } }` or `{ identity_pool = { … } }`.
         credentials: RawCredentials = r#""default""#;
-        /// A role to assume with those credentials.
-        assume_role: RawAssumeRole;
+        /// A role to assume with those credentials, or an array of roles: each is assumed with the one before it.
+        assume_role: RawRoles;
         /// "signed" reads and hashes the body; "unsigned" streams it, where the service takes that (VPC Lattice).
         payload: PayloadSigning = r#""signed""#;
     }
@@ -196,7 +196,35 @@ table! {
         session_name: Text;
         /// Life of the credentials, 15m to 12h; at most 1h where the caller is itself a role.
         duration: Duration = r#""1h""#;
+        /// Session tags; the caller needs `sts:TagSession`.
+        tags: Map<Text> = "{}";
+        /// A session policy in JSON: what the session may do at most.
+        policy: Text;
+        /// ARNs of managed policies: what the session may do at most.
+        policy_arns: Vec<At<Text>> = "[]";
+        /// Region whose STS is called; that of the signature, if left out.
+        region: Text;
         /// Another STS endpoint, for VPC endpoints and tests: https://, or http:// on loopback.
+        endpoint: Text;
+    }
+}
+
+table! {
+    /// `{ secretsmanager = … }` or `{ ssm = … }`: a secret that AWS keeps.
+    struct RawStored {
+        /// Name or ARN of a secret in Secrets Manager.
+        secretsmanager: Text;
+        /// Name or ARN of a parameter in Systems Manager.
+        ssm: Text;
+        /// Member of the secret, where it is a JSON object.
+        key: Text;
+        /// Region of the store; that of the ARN or of `AWS_REGION`, if left out.
+        region: Text;
+        /// Who reads it, in the forms of a sigv4 table.
+        credentials: RawCredentials = r#""default""#;
+        /// Roles to assume for it.
+        assume_role: RawRoles;
+        /// Another endpoint of the store, for VPC endpoints and tests: https://, or http:// on loopback.
         endpoint: Text;
     }
 }
@@ -308,6 +336,7 @@ pub(super) enum RawSecret {
     Env(At<Text>),
     File(At<Text>),
     Value(At<Literal>),
+    Stored(Box<RawStored>),
 }
 
 /// A secret that stands in the file itself, or came through `${NAME}`.
@@ -316,6 +345,10 @@ pub(super) enum Literal {
     InFile(Secret),
     FromEnvironment(Secret),
 }
+
+/// Roles that are assumed one after the other.
+#[derive(Clone)]
+pub(super) struct RawRoles(pub(super) Vec<At<RawAssumeRole>>);
 
 /// The value of a header field.
 #[derive(Clone)]
@@ -375,7 +408,9 @@ const ROOT: [&str; 6] = ["proxy", "admin", "log", "upstream", "auth", "route"];
 
 /// Whether `name` is a key or table of ours, of any section.
 pub(super) fn is_key(name: &str) -> bool {
-    ROOT.contains(&name) || matches!(name, "env" | "file" | "value") || kind_of(name).is_some()
+    ROOT.contains(&name)
+        || matches!(name, "env" | "file" | "value" | "secretsmanager" | "ssm" | "key")
+        || kind_of(name).is_some()
 }
 
 /// Whether what is written for `name` may be shown.
@@ -387,7 +422,7 @@ pub(super) fn is_plain(name: &str) -> bool {
 
 /// Whether `name` is a table of ours that has keys of ours.
 pub(super) fn is_table(name: &str) -> bool {
-    let inside = |kind| matches!(kind, Type::Table(_) | Type::ChoiceOrTable(..) | Type::List(_));
+    let inside = |kind| matches!(kind, Type::Table(_) | Type::Tables(_) | Type::ChoiceOrTable(..) | Type::List(_));
     ROOT.contains(&name) || kind_of(name).is_some_and(inside)
 }
 
@@ -417,7 +452,9 @@ fn kind_of(name: &str) -> Option<Type> {
             if key.name == name {
                 return Some(key.kind);
             }
-            let (Type::Table(inner) | Type::ChoiceOrTable(_, inner)) = key.kind else { return None };
+            let (Type::Table(inner) | Type::Tables(inner) | Type::ChoiceOrTable(_, inner)) = key.kind else {
+                return None;
+            };
             find(inner, name)
         })
     }

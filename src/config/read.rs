@@ -55,6 +55,8 @@ pub enum Type {
     Map(&'static Type),
     /// A table with these keys.
     Table(&'static [Key]),
+    /// A table with these keys, or an array of such.
+    Tables(&'static [Key]),
     /// One of these strings, or a table with one of these keys.
     ChoiceOrTable(&'static [&'static str], &'static [Key]),
 }

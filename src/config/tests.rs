@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::auth::spec::{AwsSource, Bearer, ClientAuth, Kind, TokenSource};
-use crate::secret::SecretSource;
+use crate::auth::spec::{AwsSource, Bearer, ClientAuth, Kind, SecretSource, TokenSource};
 
 fn compiled(text: &str) -> Compiled {
     let source = Source { name: "c".to_owned(), text: text.to_owned(), folder: PathBuf::from("/nowhere") };
@@ -71,7 +70,7 @@ fn one_auth_in_two_regions_is_two_schemes() {
     );
     let regions = config.schemes.iter().map(|spec| match &spec.kind {
         Kind::SigV4(sigv4) => {
-            let role = sigv4.credentials.assume_role.as_ref().unwrap();
+            let role = sigv4.credentials.roles.first().unwrap();
             assert_eq!((role.session_name.as_str(), role.duration), ("countersign-iam", Duration::from_hours(1)));
             assert_eq!(role.region, sigv4.region);
             sigv4.region.as_str()

@@ -17,9 +17,7 @@ use crate::auth::canonical::{Added, canonical_request};
 use crate::auth::control::without_query;
 use crate::auth::request::Unsigned;
 use crate::auth::sigv4::Scope;
-use crate::auth::spec::{
-    AssumeRole, AwsSource, Bearer, CognitoUser, Coverage, Kind, PayloadSigning, Spec, TokenSource, UserToken,
-};
+use crate::auth::spec::{AwsSource, Bearer, CognitoUser, Coverage, Kind, PayloadSigning, Spec, TokenSource, UserToken};
 use crate::message::body::Sha256Hex;
 use crate::message::fields::REQUEST_ID;
 use crate::message::target::{Target, TargetError};
@@ -171,10 +169,8 @@ fn describe(spec: &Spec) -> String {
                     None => format!("an unauthenticated identity of identity pool {}", pool.id),
                 },
             };
-            let role = match &sigv4.credentials.assume_role {
-                Some(AssumeRole { arn, .. }) => format!(", assuming {arn}"),
-                None => String::new(),
-            };
+            let roles: Vec<&str> = sigv4.credentials.roles.iter().map(|role| role.arn.as_str()).collect();
+            let role = if roles.is_empty() { String::new() } else { format!(", assuming {}", roles.join(", then ")) };
             let body = match sigv4.payload {
                 PayloadSigning::Signed => "",
                 PayloadSigning::Unsigned => ", body not signed",

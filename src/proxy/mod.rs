@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderName, HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use prometheus_client::registry::Registry;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -32,6 +32,7 @@ use self::rewrite::{Outbound, Spare};
 use self::skew::Offset;
 use crate::auth::refusal::{self, Refusal};
 use crate::auth::request::Grant;
+use crate::auth::secrets::LiveField;
 use crate::auth::spec::Coverage;
 use crate::auth::{Scheme, Schemes};
 use crate::clock::{Clock, Moment};
@@ -76,6 +77,7 @@ pub struct Snapshot {
 struct LiveRoute {
     route: Route,
     scheme: Option<Arc<Scheme>>,
+    fields: Vec<LiveField>,
     connections: Arc<Connections>,
     in_flight: Option<Limit>,
 }
@@ -114,8 +116,12 @@ impl Snapshot {
         let live = |route: Route| {
             let connections = pool.origin(&route.upstream.origin)?;
             let scheme = route.scheme.and_then(|index| schemes.schemes.get(index)).map(Arc::clone);
+            let field = |(name, index): &(HeaderName, usize)| {
+                schemes.fields.get(*index).map(|value| LiveField { name: name.clone(), value: Arc::clone(value) })
+            };
+            let fields = route.request_headers.secrets.iter().filter_map(field).collect();
             let in_flight = route.max_in_flight.map(|most| Limit::new(most, "of this route"));
-            Ok(LiveRoute { route, scheme, connections, in_flight })
+            Ok(LiveRoute { route, scheme, fields, connections, in_flight })
         };
         let routes = routes.into_iter().map(live).collect::<Result<_, TlsError>>()?;
         let in_flight = Limit::new(settings.max_in_flight, "of all routes");
@@ -159,7 +165,11 @@ impl Proxy {
         let permits = live.enter(to)?;
         let coverage = to.scheme.as_ref().map_or(Coverage::Nothing, |scheme| scheme.coverage());
         let request_id = exchange.request_id().clone();
-        let outbound = rewrite::toward(admitted, &to.route, coverage, &self.budget, request_id).await?;
+        let mut outbound = rewrite::toward(admitted, &to.route, coverage, &self.budget, request_id).await?;
+        for LiveField { name, value } in &to.fields {
+            let lease = value.get().await.map_err(|missing| ProxyError::Auth(missing.of(name.as_str().into())))?;
+            outbound.set(name.clone(), lease.value);
+        }
         exchange.uploading(outbound.upload());
         let response = self.deliver(outbound, to).await?;
         Ok((response, permits, &to.route))

@@ -18,7 +18,7 @@ use crate::auth::spec::{Coverage, PayloadSigning};
 use crate::message::body::{self, Budget, OutboundBody, Sha256Hex, Upload};
 use crate::message::fields::{self, CallerIdentity, REQUEST_ID};
 use crate::message::target::{self, Target, TargetError};
-use crate::route::{Origin, Route};
+use crate::route::{HeaderEdits, Origin, Route};
 
 /// A request on its way out, not yet authorised: nothing can send it.
 #[derive(Debug)]
@@ -111,8 +111,13 @@ pub(super) fn outgoing_fields(
             removed(name);
         }
     }
-    fields::strip_twins(headers, |name| route.request_headers.set.iter().any(|(ours, _)| ours == name));
-    for (name, value) in &route.request_headers.set {
+    let HeaderEdits { set, secrets, remove: _ } = &route.request_headers;
+    let is_ours = |name: &str| set.iter().any(|(ours, _)| ours == name) || secrets.iter().any(|(ours, _)| ours == name);
+    fields::strip_twins(headers, is_ours);
+    for (name, _) in secrets {
+        headers.remove(name);
+    }
+    for (name, value) in set {
         headers.insert(name, value.clone());
     }
     headers.insert(header::VIA, fields::VIA);
@@ -128,6 +133,11 @@ impl Outbound {
             headers: &self.headers,
             payload: self.payload.as_ref(),
         }
+    }
+
+    /// Sets a field that a credential keeps.
+    pub(super) fn set(&mut self, name: HeaderName, value: HeaderValue) {
+        self.headers.insert(name, value);
     }
 
     /// How far its body has come.

@@ -63,6 +63,8 @@ impl Route {
 pub struct HeaderEdits {
     /// Set to exactly this, whatever the client sent.
     pub set: Vec<(HeaderName, HeaderValue)>,
+    /// Set to a secret that may change: an index into the compiled fields.
+    pub secrets: Vec<(HeaderName, usize)>,
     /// Removed.
     pub remove: Vec<HeaderName>,
 }

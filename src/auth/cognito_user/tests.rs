@@ -4,10 +4,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use standin::{AccessKey, AccessKeys, Answer as Scripted, Factor, PoolClient, PoolUser, Refresh, UserPool};
 
 use super::*;
+use crate::auth::aws::{Provider, StaticKeys};
 use crate::auth::control::Control;
 use crate::auth::error::Permanence;
 use crate::auth::refreshing::Chain;
-use crate::auth::spec::AwsSource;
+use crate::auth::role::Sts;
+use crate::auth::spec::{AwsSource, SecretSource};
 use crate::tasks::Tasks;
 
 const POOL: &str = "eu-west-1_AbCdEfGhI";
@@ -73,7 +75,25 @@ fn source(user: CognitoUser) -> CognitoUserSource {
 
 fn source_at(user: CognitoUser, clock: Clock) -> CognitoUserSource {
     let json = AwsJson::new(control(), clock.clone());
-    CognitoUserSource::new(user, json, clock, None)
+    let readers = readers(&user);
+    CognitoUserSource::new(user, readers, json, clock, None)
+}
+
+/// What reads a secret that is known already.
+fn reader(source: &SecretSource) -> SecretReader {
+    match source {
+        SecretSource::Fixed(secret) => SecretReader::fixed(secret.clone()),
+        SecretSource::File(path) => SecretReader::file(path.clone()),
+        SecretSource::Stored(_) => panic!("no store here"),
+    }
+}
+
+fn readers(user: &CognitoUser) -> Readers {
+    Readers {
+        client: user.client_secret.as_ref().map(reader),
+        password: reader(&user.password),
+        totp_seed: user.totp_seed.as_ref().map(reader),
+    }
 }
 
 async fn fetch(source: &CognitoUserSource) -> Result<Fetched<UserTokens>, FetchError> {
@@ -114,13 +134,20 @@ async fn every_flow_gives_both_tokens_of_the_user() {
         let clock = Clock::system();
         let json = AwsJson::new(control(), clock.clone());
         let keys = match &flow {
-            Flow::AdminPassword(source) => {
-                let source = ProviderSource::base(source, "eu-west-1", &json, None).await;
+            Flow::AdminPassword(_) => {
+                let keys = StaticKeys {
+                    access_key_id: SecretReader::fixed("AKIDADMIN".into()),
+                    secret_access_key: SecretReader::fixed("admin-secret".into()),
+                    session_token: None,
+                };
+                let sts = Sts::new("eu-west-1", None, &control());
+                let source = ProviderSource::new(Provider::Static(Box::new(keys)), sts);
                 Some(Refreshing::start("keys".into(), source, clock.clone(), &Tasks::default()))
             }
             Flow::Srp | Flow::Password => None,
         };
-        let source = CognitoUserSource::new(user(&pool, flow), json, clock, keys);
+        let user = user(&pool, flow);
+        let source = CognitoUserSource::new(user.clone(), readers(&user), json, clock, keys);
         let tokens = fetch(&source).await.unwrap();
         assert_eq!(pool.operations(), expected);
         for (which, name) in [(UserToken::Access, "access"), (UserToken::Id, "id")] {

@@ -1,11 +1,13 @@
 use standin::{AccessKeys, Answer, Factor, PoolClient, PoolUser, Refresh, UserPool};
 
 use super::*;
+use crate::auth::cognito_user::Readers;
 use crate::auth::control::Control;
 use crate::auth::error::Permanence;
-use crate::auth::spec::{Flow, Login};
+use crate::auth::secrets::SecretReader;
+use crate::auth::spec::{Flow, Login, SecretSource};
 use crate::clock::Clock;
-use crate::secret::SecretSource;
+
 use crate::tasks::Tasks;
 
 const USER_POOL: &str = "eu-west-1_AbCdEfGhI";
@@ -58,6 +60,10 @@ async fn world(authenticated: bool) -> World {
     World { users, pool, keys, clock, json }
 }
 
+fn readers() -> Readers {
+    Readers { client: None, password: SecretReader::fixed("pw".into()), totp_seed: None }
+}
+
 impl World {
     fn identity(&self, login: bool, role_arn: Option<&str>) -> PoolIdentity {
         let user = user(&self.users.url());
@@ -69,7 +75,7 @@ impl World {
             endpoint: Some(self.pool.url()),
         };
         let login = login.then(|| {
-            let source = CognitoUserSource::new(user, self.json.clone(), self.clock.clone(), None);
+            let source = CognitoUserSource::new(user, readers(), self.json.clone(), self.clock.clone(), None);
             Refreshing::start("person".into(), source, self.clock.clone(), &Tasks::default())
         });
         PoolIdentity::new(pool, self.json.clone(), login)

@@ -8,8 +8,8 @@ use tracing::span;
 use super::*;
 use crate::auth::error::Permanence;
 use crate::auth::refreshing::Chain;
+use crate::auth::spec::SecretSource;
 use crate::clock::Clock;
-use crate::secret::SecretSource;
 
 const SECRET: &str = "s3cr3t+/=&%:\u{e9}-hunter2";
 const TOKEN: &str = "eyJraWQ.t0k3n-of-the-test.c2ln";
@@ -32,7 +32,7 @@ fn source(client: ClientCredentials) -> ClientCredentialsSource {
         .unwrap()
         .with_root_certificates(rustls::RootCertStore::empty())
         .with_no_client_auth();
-    ClientCredentialsSource::new(Control::try_new(tls).unwrap(), client)
+    ClientCredentialsSource::new(Control::try_new(tls).unwrap(), client, SecretReader::fixed(SECRET.into()))
 }
 
 fn with_scopes(scopes: &[&str]) -> ClientCredentials {
@@ -310,7 +310,7 @@ async fn an_endpoint_s_long_text_is_cut() {
     else {
         panic!("a refusal")
     };
-    assert_eq!((code.len(), message.len()), (200, 200));
+    assert_eq!((code.len(), message.len()), (300, 300));
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 use std::sync::Mutex;
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicBool, AtomicI64};
+use std::time::SystemTime;
 
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -29,6 +30,8 @@ struct Seen {
     calls: Mutex<Vec<Instant>>,
     /// What is added to the wall clock, in seconds.
     jump: AtomicI64,
+    /// Whether what it reads has changed since the last look.
+    changed: AtomicBool,
 }
 
 impl Seen {
@@ -79,7 +82,19 @@ impl<const USE_ON: bool> Source for Scripted<USE_ON> {
             Fail(error) => return Err(error),
             Hang => std::future::pending().await,
         };
-        Ok(Fetched { value: number, expiry })
+        Ok(Fetched::new(number, expiry))
+    }
+
+    fn describe(&self) -> String {
+        "scripted".to_owned()
+    }
+
+    fn pause(&self) -> Option<Duration> {
+        Some(5 * SECOND)
+    }
+
+    async fn has_changed(&self) -> bool {
+        self.seen.changed.swap(false, Ordering::Relaxed)
     }
 }
 
@@ -89,7 +104,12 @@ fn start<const USE_ON: bool>(
     tasks: &Tasks,
     plan: impl FnMut(usize) -> (Duration, Act) + Send + 'static,
 ) -> (Arc<Refreshing<Scripted<USE_ON>>>, Arc<Seen>) {
-    let seen = Arc::new(Seen { start: Instant::now(), calls: Mutex::default(), jump: AtomicI64::new(0) });
+    let seen = Arc::new(Seen {
+        start: Instant::now(),
+        calls: Mutex::default(),
+        jump: AtomicI64::new(0),
+        changed: AtomicBool::new(false),
+    });
     let source = Scripted { seen: Arc::clone(&seen), plan: Mutex::new(Box::new(plan)) };
     let clock = {
         let seen = Arc::clone(&seen);
@@ -353,6 +373,81 @@ async fn expired_aws_keys_are_used_on_after_five_seconds_if_the_source_hangs() {
     let before = Instant::now();
     assert_eq!(keys.get().await.unwrap().generation, 1);
     assert!((5 * SECOND..=5 * SECOND + TICK).contains(&before.elapsed()), "{:?}", before.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_that_outlives_aws_keys_is_asked_about_every_few_minutes_until_the_api_refuses_them() {
+    for seed in 0..20 {
+        fastrand::seed(seed);
+        let (keys, seen) = start::<true>(&Tasks::default(), once_then(Duration::from_mins(10), failing));
+        // Whatever was planned before the end comes first.
+        until(&seen, Duration::from_mins(13)).await;
+        let before = seen.calls();
+        until(&seen, Duration::from_mins(63)).await;
+        let calls = seen.calls() - before;
+        assert!((4..=10).contains(&calls), "{calls} calls in 50 min");
+        assert!(seen.gaps()[before..].iter().all(|gap| (5 * 60 * SECOND..=10 * 60 * SECOND + TICK).contains(gap)));
+        let began = seen.elapsed();
+        for _ in 0..600 {
+            sleep(SECOND / 10).await;
+            keys.reject(1);
+        }
+        let times: Vec<Duration> = seen.times().into_iter().filter(|time| *time > began).collect();
+        assert!((5..=7).contains(&times.len()), "one in ten seconds: {times:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_secret_that_changes_ends_a_hold_off_whatever_it_is_for() {
+    let counted = || {
+        FetchError::Login(Box::new(LoginError::Refused {
+            endpoint: "pool".into(),
+            username: "ada".into(),
+            code: "NotAuthorizedException".into(),
+            message: String::new(),
+            help: String::new(),
+            permanence: Permanence::Counted,
+        }))
+    };
+    let plan = move |call| (Duration::ZERO, if call == 1 { Fail(counted()) } else { Give(HOUR) });
+    let (token, seen) = token(plan);
+    until(&seen, Duration::from_secs(31)).await;
+    assert!(token.get().await.is_err());
+    seen.changed.store(true, Ordering::Relaxed);
+    until(&seen, Duration::from_secs(37)).await;
+    assert_eq!(token.get().await.unwrap().generation, 2);
+    assert_eq!(seen.calls(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_without_an_end_are_fetched_again_when_what_they_are_made_from_changes() {
+    let (keys, seen) = token(|_| (Duration::ZERO, GiveForever));
+    until(&seen, HOUR).await;
+    assert_eq!(seen.calls(), 1);
+    seen.changed.store(true, Ordering::Relaxed);
+    until(&seen, HOUR + 6 * SECOND).await;
+    assert_eq!((keys.get().await.unwrap().generation, seen.calls()), (2, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_lives_is_not_fetched_again_because_its_secret_changed() {
+    // A secret is rotated in a whole fleet at once; each token ends at a time of its own.
+    let (token, seen) = token(|_| (Duration::ZERO, Give(HOUR)));
+    token.get().await.unwrap();
+    seen.changed.store(true, Ordering::Relaxed);
+    until(&seen, Duration::from_mins(30)).await;
+    assert_eq!(seen.calls(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_report_says_which_outage_would_go_unnoticed() {
+    let (token, _) = token(|_| (Duration::ZERO, Give(HOUR)));
+    token.get().await.unwrap();
+    let report = token.status().report(token.clock.now().wall, Some("client1"));
+    assert_eq!(
+        report,
+        "credential \"test\": valid for 3600 s\n  scripted\n  principal: client1\n  rides out an outage of 12m, whenever it begins"
+    );
 }
 
 #[tokio::test(start_paused = true)]

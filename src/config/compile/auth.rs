@@ -1,6 +1,7 @@
 //! `[auth.*]` tables, and which of them routes use.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use http::HeaderName;
 
@@ -9,7 +10,7 @@ use super::sigv4::{Signing, Toward};
 use super::url::{self, Query};
 use super::{Context, secret, user};
 use crate::auth::spec::{Bearer, ClientCredentials, CognitoUser, Kind, Spec, TokenSource};
-use crate::config::raw::{RawAuth, RawClientCredentials, RawCredentials, RawIdentityPool};
+use crate::config::raw::{RawAuth, RawClientCredentials};
 use crate::config::read::{At, Map, Text, nearest};
 
 /// Sends requests as they are.
@@ -48,29 +49,25 @@ pub(super) fn compile(auths: &Map<RawAuth>, context: &mut Context<'_>) -> Auths 
         check_name(name, context);
         let mut login = None;
         let meaning = match &auth.value {
-            RawAuth::ClientCredentials(raw) => bearer(raw, context).map(Meaning::Bearer),
             RawAuth::CognitoUser(raw) => {
                 let (user, bearer) = user::compile(raw, context);
                 login = Some(user);
                 bearer.map(Meaning::Bearer)
             }
             // Below, once all logins are known.
-            RawAuth::SigV4(_) | RawAuth::Unknown => None,
+            RawAuth::ClientCredentials(_) | RawAuth::SigV4(_) | RawAuth::Unknown => None,
         };
         logins.insert(name.value.clone(), login);
         entries.push(Entry { name: name.clone(), meaning, used: false });
     }
-    let mut borrowed = Vec::new();
+    let logins = Arc::new(logins);
+    context.logins = Some(Arc::clone(&logins));
     for ((name, auth), entry) in auths.iter().zip(&mut entries) {
-        if let RawAuth::SigV4(raw) = &auth.value {
-            entry.meaning = Signing::compile(raw, &name.value, &logins, context).map(Meaning::SigV4);
-            if let RawCredentials::IdentityPool(RawIdentityPool { login: Some(login), .. }) = &raw.credentials.value {
-                borrowed.push(&*login.value);
-            }
-        }
-    }
-    for entry in &mut entries {
-        entry.used = borrowed.contains(&entry.name.value.as_str());
+        entry.meaning = match &auth.value {
+            RawAuth::ClientCredentials(raw) => bearer(raw, context).map(Meaning::Bearer),
+            RawAuth::SigV4(raw) => Signing::compile(raw, &name.value, context).map(Meaning::SigV4),
+            RawAuth::CognitoUser(_) | RawAuth::Unknown => continue,
+        };
     }
     Auths { entries, specs: Vec::new() }
 }
@@ -113,7 +110,8 @@ impl Auths {
 
     /// Warns of tables that no route named.
     pub(super) fn finish(self, context: &mut Context<'_>) -> Vec<Spec> {
-        for entry in self.entries.iter().filter(|entry| !entry.used) {
+        let borrowed = std::mem::take(&mut context.borrowed);
+        for entry in self.entries.iter().filter(|entry| !entry.used && !borrowed.contains(&entry.name.value)) {
             let message = format!("[auth.{}] is not used by any route", entry.name.value);
             context.problems.warning(entry.name.span, message);
         }

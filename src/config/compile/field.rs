@@ -4,6 +4,7 @@ use http::{HeaderName, HeaderValue};
 
 use super::Context;
 use super::secret;
+use crate::auth::spec::{SecretField, SecretSource};
 use crate::config::diagnostic::Span;
 use crate::config::raw::{RawFieldValue, RawRequestHeaders};
 use crate::config::read::At;
@@ -33,7 +34,18 @@ pub(super) fn edits(raw: &RawRequestHeaders, auth: &AuthFields, context: &mut Co
             problem.help("upper and lower case make no difference in header names");
         }
         set.push(name.clone());
-        edits.set.extend(value.map(|value| (name, value)));
+        match value {
+            None => {}
+            Some(FieldValue::Fixed(value)) => edits.set.push((name, value)),
+            Some(FieldValue::Live(secret)) => {
+                let known = context.fields.iter().position(|field| field.secret == secret);
+                let index = known.unwrap_or_else(|| {
+                    context.fields.push(SecretField { name: name.as_str().into(), secret });
+                    context.fields.len() - 1
+                });
+                edits.secrets.push((name, index));
+            }
+        }
     }
     for item in &raw.remove.value {
         let Some(name) = field_name("request_headers.remove", &item.value, item.span, context) else { continue };
@@ -84,24 +96,35 @@ fn refuse_owned(name: &HeaderName, span: Span, auth: &AuthFields, context: &mut 
     }
 }
 
-fn field_value(name: &At<String>, value: &At<RawFieldValue>, context: &mut Context<'_>) -> Option<HeaderValue> {
-    let (text, sensitive) = match &value.value {
-        RawFieldValue::Text(text) => (str::to_owned(text), text.is_filled_in()),
-        RawFieldValue::Secret(raw) => {
-            // What `find` could not read it has noted; what it could read a moment ago can be read again.
-            let source = secret::find(&name.value, raw, context)?;
-            (source.read().ok()?.expose().to_owned(), true)
+/// What a field is set to.
+enum FieldValue {
+    Fixed(HeaderValue),
+    /// It may change.
+    Live(SecretSource),
+}
+
+fn field_value(name: &At<String>, value: &At<RawFieldValue>, context: &mut Context<'_>) -> Option<FieldValue> {
+    let text = match &value.value {
+        RawFieldValue::Text(text) => {
+            return fixed(name, value.span, text, text.is_filled_in(), context).map(FieldValue::Fixed);
         }
+        RawFieldValue::Secret(raw) => secret::find(&name.value, raw, context)?,
     };
+    let Some(secret) = secret::known(&text) else { return Some(FieldValue::Live(text)) };
+    let now = fixed(name, value.span, secret.expose(), true, context)?;
+    Some(if let SecretSource::Fixed(_) = text { FieldValue::Fixed(now) } else { FieldValue::Live(text) })
+}
+
+fn fixed(name: &At<String>, span: Span, text: &str, sensitive: bool, context: &mut Context<'_>) -> Option<HeaderValue> {
     // The http crate would also take bytes beyond ASCII, which servers read in different ways (RFC 9110 5.5).
-    match HeaderValue::from_str(&text) {
+    match HeaderValue::from_str(text) {
         Ok(mut header) if text.is_ascii() => {
             header.set_sensitive(sensitive);
             Some(header)
         }
         _ => {
             let message = format!("the value of {} has a character that no header may have", name.value);
-            let problem = context.problems.error(value.span, message);
+            let problem = context.problems.error(span, message);
             problem.help("header values are printable ASCII, spaces and tabs; no line breaks");
             None
         }

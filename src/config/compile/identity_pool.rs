@@ -1,16 +1,17 @@
 //! `credentials = { identity_pool = { … } }`: which identity pool, and who logs in for it.
 
-use super::auth::{Logins, filled};
-use super::sigv4::{optional, role_arn};
+use super::auth::filled;
+use super::role::role_arn;
+use super::sigv4::optional;
 use super::{Context, user};
 use crate::auth::spec::{AwsSource, IdentityPool, Login};
 use crate::config::raw::RawIdentityPool;
 use crate::config::read::{At, Text, nearest};
 
 /// The pool, with the login that `login` names.
-pub(super) fn compile(raw: &RawIdentityPool, logins: &Logins, context: &mut Context<'_>) -> Option<AwsSource> {
+pub(super) fn compile(raw: &RawIdentityPool, context: &mut Context<'_>) -> Option<AwsSource> {
     let id = raw.id.as_ref().and_then(|text| pool_id(text, context));
-    let login = raw.login.as_ref().map(|name| login(name, logins, context));
+    let login = raw.login.as_ref().map(|name| login(name, context));
     let role_arn = raw.role_arn.as_ref().map(|text| role_arn(text, context));
     if let (Some(role), None) = (&raw.role_arn, &raw.login) {
         let problem = context.problems.error(role.span, "`role_arn` needs `login` beside it");
@@ -49,7 +50,13 @@ fn pool_id(text: &At<Text>, context: &mut Context<'_>) -> Option<(String, String
     None
 }
 
-fn login(name: &At<Text>, logins: &Logins, context: &mut Context<'_>) -> Option<Login> {
+fn login(name: &At<Text>, context: &mut Context<'_>) -> Option<Login> {
+    let Some(logins) = context.logins.clone() else {
+        let problem = context.problems.error(name.span, "a login cannot need another login for its own secrets");
+        problem.help("read them with the credentials of a role, a profile or keys");
+        return None;
+    };
+    context.borrowed.push(str::to_owned(&name.value));
     match logins.get(&*name.value) {
         Some(Some(user)) => Some(Login { name: (&*name.value).into(), user: user.clone()? }),
         Some(None) => {

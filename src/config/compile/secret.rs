@@ -2,11 +2,25 @@
 
 use std::path::Path;
 
-use super::Context;
+use super::auth::filled;
+use super::role;
+use super::sigv4::{self, optional};
+use super::url::{self, Query};
+use super::{Context, environment};
+use crate::auth::spec::{SecretSource, StoreEntry, StoredSecret};
 use crate::config::diagnostic::Span;
-use crate::config::raw::{Literal, RawSecret};
+use crate::config::raw::{Literal, RawSecret, RawStored};
 use crate::config::read::is_variable;
-use crate::secret::{Secret, SecretError, SecretSource};
+use crate::secret::{Secret, SecretError, read_file};
+
+/// The secret, where it can be had without asking anybody.
+pub(super) fn known(source: &SecretSource) -> Option<Secret> {
+    match source {
+        SecretSource::Fixed(secret) => Some(secret.clone()),
+        SecretSource::File(path) => read_file(path).ok(),
+        SecretSource::Stored(_) => None,
+    }
+}
 
 /// Where the secret of `key` is; a problem is noted when it is not there.
 pub(super) fn find(key: &str, secret: &RawSecret, context: &mut Context<'_>) -> Option<SecretSource> {
@@ -29,7 +43,7 @@ pub(super) fn find(key: &str, secret: &RawSecret, context: &mut Context<'_>) -> 
         }
         RawSecret::File(path) => {
             let source = SecretSource::File(context.file(&path.value));
-            match source.read() {
+            match read_file(&context.file(&path.value)) {
                 Ok(_) => {
                     warn_if_open(
                         &format!("the secret file of `{key}`"),
@@ -51,6 +65,7 @@ pub(super) fn find(key: &str, secret: &RawSecret, context: &mut Context<'_>) -> 
                 }
             }
         }
+        RawSecret::Stored(raw) => stored(raw, context),
         RawSecret::Value(literal) => match &literal.value {
             Literal::InFile(secret) | Literal::FromEnvironment(secret) if secret.expose().is_empty() => {
                 context.problems.error(literal.span, format!("the secret `{key}` is empty"));
@@ -66,6 +81,46 @@ pub(super) fn find(key: &str, secret: &RawSecret, context: &mut Context<'_>) -> 
             }
         },
     }
+}
+
+/// A secret that AWS keeps; whether it is there, only a call can tell.
+fn stored(raw: &RawStored, context: &mut Context<'_>) -> Option<SecretSource> {
+    let key = raw.key.as_ref().map(|text| filled("key", text, context));
+    let (text, name) = match (&raw.secretsmanager, &raw.ssm) {
+        (Some(text), _) => (text, "secretsmanager"),
+        (None, Some(text)) => (text, "ssm"),
+        // Its type has been noted.
+        (None, None) => return None,
+    };
+    if let (None, Some(key)) = (&raw.secretsmanager, &raw.key) {
+        context.problems.error(key.span, "`key` belongs to `secretsmanager`").help("a parameter is taken whole");
+    }
+    let id = filled(name, text, context);
+    let region = match (&raw.region, region_of_arn(&text.value), environment::region(context.environment)) {
+        (Some(text), _, _) => sigv4::region(text, context),
+        (None, Some(region), _) | (None, None, Some(region)) => Some(region),
+        (None, None, None) => {
+            let problem = context.problems.error(text.span, "the region of this secret is not known");
+            problem.help("set `region` beside it, write its ARN, or set AWS_REGION");
+            None
+        }
+    };
+    let source = sigv4::credentials(&raw.credentials.value, context);
+    let roles = role::compile(raw.assume_role.as_ref(), "secrets", &raw.credentials.value, context);
+    let endpoint = raw.endpoint.as_ref().map(|text| url::read("endpoint", text, Query::Refused, context));
+    let endpoint = optional(endpoint)?.map(|url| url.to_string());
+    let (region, id, key) = (region?, id?, optional(key)?);
+    let entry = match &raw.secretsmanager {
+        Some(_) => StoreEntry::SecretsManager { id, key },
+        None => StoreEntry::Parameter(id),
+    };
+    let credentials = sigv4::Owner { source: source?, roles: roles? }.in_region(&region);
+    Some(SecretSource::Stored(Box::new(StoredSecret { entry, region, credentials, endpoint })))
+}
+
+/// The region in `arn:PARTITION:SERVICE:REGION:…`.
+fn region_of_arn(text: &str) -> Option<String> {
+    text.strip_prefix("arn:")?.split(':').nth(2).filter(|region| !region.is_empty()).map(ToOwned::to_owned)
 }
 
 /// Warns of a file that every user of the machine can read.

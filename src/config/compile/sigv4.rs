@@ -1,28 +1,34 @@
 //! `kind = "sigv4"`: whose signature, and in which region's scope.
 
-use std::time::Duration;
-
-use super::auth::{Logins, filled};
-use super::identity_pool;
-use super::url::{self, Query, Url};
-use super::{Context, secret};
-use crate::auth::spec::{AssumeRole, AwsCredentials, AwsSource, PayloadSigning, SigV4};
-use crate::config::raw::{RawAssumeRole, RawCredentials, RawSigV4, RawStatic};
+use super::auth::filled;
+use super::role::{self, Role};
+use super::url::Url;
+use super::{Context, identity_pool, secret};
+use crate::auth::spec::{AwsCredentials, AwsSource, PayloadSigning, SigV4};
+use crate::config::raw::{RawCredentials, RawSigV4, RawStatic};
 use crate::config::read::{At, Text};
 use crate::route::upstream::region_of;
-use crate::units::format_duration;
-
-/// STS's own limits (API reference of `AssumeRole`, `DurationSeconds`).
-const SHORTEST: Duration = Duration::from_mins(15);
-const LONGEST: Duration = Duration::from_hours(12);
 
 /// A sigv4 table, still without the region of a route.
 pub(super) struct Signing {
     region: Option<String>,
     service: String,
-    source: AwsSource,
-    role: Option<Role>,
+    owner: Owner,
     payload: PayloadSigning,
+}
+
+/// Whose credentials, still without the region of their calls.
+pub(super) struct Owner {
+    pub(super) source: AwsSource,
+    pub(super) roles: Vec<Role>,
+}
+
+impl Owner {
+    /// The credentials, where calls go to `region` unless a role says otherwise.
+    pub(super) fn in_region(&self, region: &str) -> AwsCredentials {
+        let roles = self.roles.iter().map(|role| role.in_region(region)).collect();
+        AwsCredentials { source: self.source.clone(), roles }
+    }
 }
 
 /// A route's upstream.
@@ -34,20 +40,12 @@ pub(super) struct Toward<'a> {
     pub(super) dial: Option<&'a str>,
 }
 
-struct Role {
-    arn: String,
-    external_id: Option<String>,
-    session_name: String,
-    duration: Duration,
-    endpoint: Option<String>,
-}
-
 impl Signing {
-    pub(super) fn compile(raw: &RawSigV4, name: &str, logins: &Logins, context: &mut Context<'_>) -> Option<Self> {
+    pub(super) fn compile(raw: &RawSigV4, name: &str, context: &mut Context<'_>) -> Option<Self> {
         let region = raw.region.as_ref().map(|text| region(text, context));
         let service = service(&raw.service, context);
-        let source = credentials(&raw.credentials.value, logins, context);
-        let role = raw.assume_role.as_ref().map(|role| assume_role(&role.value, name, context));
+        let source = credentials(&raw.credentials.value, context);
+        let roles = role::compile(raw.assume_role.as_ref(), name, &raw.credentials.value, context);
         let payload = raw.payload.value;
         if payload == PayloadSigning::Unsigned && service.as_deref() == Some("execute-api") {
             let problem =
@@ -55,7 +53,8 @@ impl Signing {
             problem.help("leave `payload` out, unless `service` is one that takes them, such as vpc-lattice-svcs");
         }
         // An inner `None` has been noted.
-        Some(Self { region: optional(region)?, service: service?, source: source?, role: optional(role)?, payload })
+        let owner = Owner { source: source?, roles: roles? };
+        Some(Self { region: optional(region)?, service: service?, owner, payload })
     }
 
     /// What this table means for a route to `upstream`; `name` is the table's.
@@ -79,15 +78,7 @@ impl Signing {
                 return None;
             }
         };
-        let assume_role = self.role.as_ref().map(|role| AssumeRole {
-            arn: role.arn.clone(),
-            external_id: role.external_id.clone(),
-            session_name: role.session_name.clone(),
-            duration: role.duration,
-            region: region.clone(),
-            endpoint: role.endpoint.clone(),
-        });
-        let credentials = AwsCredentials { source: self.source.clone(), assume_role };
+        let credentials = self.owner.in_region(&region);
         Some(SigV4 { region, service: self.service.clone(), credentials, payload: self.payload })
     }
 }
@@ -131,7 +122,7 @@ fn service(text: &At<Text>, context: &mut Context<'_>) -> Option<String> {
     None
 }
 
-pub(super) fn credentials(raw: &RawCredentials, logins: &Logins, context: &mut Context<'_>) -> Option<AwsSource> {
+pub(super) fn credentials(raw: &RawCredentials, context: &mut Context<'_>) -> Option<AwsSource> {
     match raw {
         RawCredentials::Default => Some(AwsSource::Default),
         RawCredentials::Environment => Some(AwsSource::Environment),
@@ -147,96 +138,6 @@ pub(super) fn credentials(raw: &RawCredentials, logins: &Logins, context: &mut C
             let token = session_token.as_ref().map(|_| find("session_token", session_token));
             Some(AwsSource::Static { access_key_id: id?, secret_access_key: key?, session_token: optional(token)? })
         }
-        RawCredentials::IdentityPool(raw) => identity_pool::compile(raw, logins, context),
-    }
-}
-
-fn assume_role(raw: &RawAssumeRole, name: &str, context: &mut Context<'_>) -> Option<Role> {
-    let arn = raw.arn.as_ref().and_then(|text| role_arn(text, context));
-    let external_id =
-        raw.external_id.as_ref().map(|text| matching("external_id", text, (2, 1224), b"+=,.@:/-_", context));
-    let session_name = match &raw.session_name {
-        Some(text) => matching("session_name", text, (2, 64), b"+=,.@-_", context),
-        None => Some(session_name(name)),
-    };
-    let duration = raw.duration.value;
-    let in_range = (SHORTEST..=LONGEST).contains(&duration);
-    if !in_range {
-        let message = format!("`duration` of {} is not between 15m and 12h", format_duration(duration));
-        let problem = context.problems.error(raw.duration.span, message);
-        problem.help("STS takes no other; 1h is the most where the caller is itself a role");
-    }
-    let endpoint = raw.endpoint.as_ref().map(|text| url::read("endpoint", text, Query::Refused, context));
-    Some(Role {
-        arn: arn?,
-        external_id: optional(external_id)?,
-        session_name: session_name?,
-        duration,
-        endpoint: optional(endpoint)?.map(|url| url.to_string()),
-    })
-}
-
-/// `countersign-NAME`, in the characters and the length that STS takes.
-fn session_name(name: &str) -> String {
-    let allowed = |c: &char| c.is_ascii_alphanumeric() || "_+=,.@-".contains(*c);
-    format!("countersign-{name}").chars().filter(allowed).take(64).collect()
-}
-
-/// STS's patterns: letters, digits and a few more (API reference of `AssumeRole`).
-fn matching(
-    key: &str,
-    text: &At<Text>,
-    (shortest, longest): (usize, usize),
-    others: &[u8],
-    context: &mut Context<'_>,
-) -> Option<String> {
-    let fits = (shortest..=longest).contains(&text.value.len())
-        && text.value.bytes().all(|byte| byte.is_ascii_alphanumeric() || others.contains(&byte));
-    if !fits {
-        let others = String::from_utf8_lossy(others);
-        let problem = context.problems.error(text.span, format!("`{key}` is not one that STS takes"));
-        problem.help(format!("it has {shortest} to {longest} letters, digits and {others}"));
-    }
-    fits.then(|| str::to_owned(&text.value))
-}
-
-/// `arn:PARTITION:iam::ACCOUNT:role/PATH/NAME`.
-pub(super) fn role_arn(text: &At<Text>, context: &mut Context<'_>) -> Option<String> {
-    const FORM: &str = "it looks like arn:aws:iam::123456789012:role/NAME";
-    let parts: Vec<&str> = text.value.splitn(6, ':').collect();
-    let (why, help) = match parts.as_slice() {
-        ["arn", _, "sts", "", _, resource] if resource.starts_with("assumed-role/") => (
-            "is that of a session, not of the role",
-            "write the role's own: arn:aws:iam::ACCOUNT:role/NAME, from arn:aws:sts::ACCOUNT:assumed-role/NAME/SESSION",
-        ),
-        ["arn", partition, ..] if *partition != "aws" && !partition.starts_with("aws-") => {
-            ("has an unknown partition", "it is aws, aws-cn, aws-us-gov or one of the isolated ones")
-        }
-        ["arn", _, "iam", "", account, resource] => {
-            if account.len() != 12 || !account.bytes().all(|byte| byte.is_ascii_digit()) {
-                ("has an account id that is not 12 digits", FORM)
-            } else if !resource.strip_prefix("role/").is_some_and(|role| !role.is_empty() && !role.ends_with('/')) {
-                ("is not that of a role", FORM)
-            } else if !resource.bytes().all(|byte| byte.is_ascii_graphic()) {
-                ("has a character that no role has", FORM)
-            } else {
-                return Some(str::to_owned(&text.value));
-            }
-        }
-        _ => ("is not that of an IAM role", FORM),
-    };
-    context.problems.error(text.span, format!("this ARN {why}")).help(help);
-    None
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_session_name_of_ours_is_one_that_sts_takes() {
-        assert_eq!(session_name("iam"), "countersign-iam");
-        assert_eq!(session_name("a b/ü"), "countersign-ab");
-        assert_eq!(session_name(&"x".repeat(80)).len(), 64);
+        RawCredentials::IdentityPool(raw) => identity_pool::compile(raw, context),
     }
 }

@@ -1,14 +1,13 @@
 //! `kind = "cognito-user"`: whose login, through which app client.
 
-use super::auth::{Logins, carrier, filled};
+use super::auth::{carrier, filled};
 use super::sigv4::{self, optional};
 use super::url::{self, Query};
 use super::{Context, secret};
-use crate::auth::spec::{AwsSource, Bearer, CognitoUser, Flow, TokenSource};
+use crate::auth::spec::{AwsSource, Bearer, CognitoUser, Flow, SecretSource, TokenSource};
 use crate::auth::totp;
 use crate::config::raw::{RawCognitoUser, RawCredentials, RawFlow, RawSecret};
 use crate::config::read::{At, Text};
-use crate::secret::SecretSource;
 
 /// Cognito's limit (API reference of `InitiateAuth`, `UsernameType`).
 const LONGEST_NAME: usize = 128;
@@ -93,7 +92,7 @@ fn username(text: &At<Text>, context: &mut Context<'_>) -> Option<String> {
 }
 
 fn check_seed(raw: &RawCognitoUser, seed: Option<&SecretSource>, context: &mut Context<'_>) {
-    if let (Some(raw), Some(Ok(seed))) = (&raw.totp_seed, seed.map(SecretSource::read))
+    if let (Some(raw), Some(seed)) = (&raw.totp_seed, seed.and_then(secret::known))
         && !totp::is_seed(&seed)
     {
         let problem = context.problems.error(raw.span, "the secret `totp_seed` is not base32");
@@ -113,9 +112,7 @@ fn flow(raw: &RawCognitoUser, context: &mut Context<'_>) -> Option<Flow> {
                     problem.help("the credentials need cognito-idp:AdminInitiateAuth, as a role has it");
                     None
                 }
-                Some((credentials, _)) => {
-                    sigv4::credentials(credentials, &Logins::new(), context).map(Flow::AdminPassword)
-                }
+                Some((credentials, _)) => sigv4::credentials(credentials, context).map(Flow::AdminPassword),
             };
         }
     };

@@ -1,15 +1,15 @@
 //! Values with forms of their own: secrets, credentials, log levels.
 
 use super::{
-    CREDENTIALS_KEYS, Literal, PROFILE, RawCredentials, RawFieldValue, RawIdentityPool, RawSecret, RawSigner,
-    RawStatic, STATIC,
+    CREDENTIALS_KEYS, Literal, PROFILE, RawAssumeRole, RawCredentials, RawFieldValue, RawIdentityPool, RawRoles,
+    RawSecret, RawSigner, RawStatic, RawStored, STATIC,
 };
 use crate::auth::spec::UserToken;
 use crate::config::read::{At, FromToml, Reader, Table, Text, Type, Value};
 use crate::secret::Secret;
 use crate::telemetry::log::Level;
 
-const SECRET_FORMS: &str = "write { env = \"NAME\" } or { file = \"path\" }";
+const SECRET_FORMS: &str = "write { env = \"NAME\" }, { file = \"path\" }, { secretsmanager = \"NAME\", key = \"KEY\" } or { ssm = \"/NAME\" }";
 const CREDENTIALS_FORMS: &str = "write \"default\", \"environment\", \"container\", \"instance\", \"web-identity\", { profile = \"NAME\" }, { static = { access_key_id = …, secret_access_key = … } } or { identity_pool = { id = …, login = … } }";
 
 impl FromToml for Level {
@@ -37,7 +37,7 @@ impl FromToml for RawSecret {
     const TYPE: Type = Type::Secret;
 
     fn read(reader: &mut Reader<'_>, key: &str, value: &Value<'_>) -> Option<Self> {
-        const KNOWN: [&str; 3] = ["env", "file", "value"];
+        const PLACES: [&str; 5] = ["env", "file", "value", "secretsmanager", "ssm"];
         let span = reader.span(value);
         let Some(entries) = value.get_ref().as_table() else {
             let message = if value.get_ref().is_str() {
@@ -48,17 +48,24 @@ impl FromToml for RawSecret {
             reader.problems.error(span, message).help(SECRET_FORMS);
             return None;
         };
+        let stored = entries.contains_key("secretsmanager") || entries.contains_key("ssm");
+        let is_known =
+            |name: &str| PLACES.contains(&name) || stored && RawStored::KEYS.iter().any(|key| key.name == name);
         let mut known = true;
-        for name in entries.keys().filter(|name| !KNOWN.contains(&&**name.get_ref())) {
+        for name in entries.keys().filter(|name| !is_known(name.get_ref())) {
             known = false;
             let problem = reader.problems.error(name.span().into(), format!("unknown key `{}`", name.get_ref()));
             problem.label(format!("not a way to give the secret `{key}`")).help(SECRET_FORMS);
         }
-        let mut given = entries.iter().filter(|(name, _)| KNOWN.contains(&&**name.get_ref()));
+        let mut given = entries.iter().filter(|(name, _)| PLACES.contains(&&**name.get_ref()));
         match (given.next(), given.next()) {
             (Some((name, value)), None) => match name.get_ref().as_ref() {
                 "env" => reader.at(key, value).map(Self::Env),
                 "file" => reader.at(key, value).map(Self::File),
+                "secretsmanager" | "ssm" => {
+                    let table = Table { name: key, span, entries };
+                    Some(Self::Stored(Box::new(RawStored::take(reader, &table, None))))
+                }
                 _ => {
                     let text: At<Text> = reader.at(key, value)?;
                     let filled_in = text.value.is_filled_in();
@@ -79,6 +86,17 @@ impl FromToml for RawSecret {
                 None
             }
         }
+    }
+}
+
+impl FromToml for RawRoles {
+    const TYPE: Type = Type::Tables(RawAssumeRole::KEYS);
+
+    fn read(reader: &mut Reader<'_>, key: &str, value: &Value<'_>) -> Option<Self> {
+        if value.get_ref().is_array() {
+            return Vec::read(reader, key, value).map(Self);
+        }
+        reader.at(key, value).map(|role| Self(vec![role]))
     }
 }
 

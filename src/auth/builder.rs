@@ -1,0 +1,252 @@
+//! From specs to schemes: which credentials there are, what they are fetched with, and which share one cache.
+//!
+//! Two credentials are one when their settings are equal as a whole. Imports `clock`, `tasks`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::aws::{Files, Finder, Place, Provider, ProviderSource, StaticKeys};
+use super::aws_json::AwsJson;
+use super::cognito_user::{CognitoUserSource, Readers};
+use super::container::Container;
+use super::control::Control;
+use super::identity_pool::PoolIdentity;
+use super::oauth::ClientCredentialsSource;
+use super::refreshing::{Refreshing, Source};
+use super::role::{Role, Sts};
+use super::secrets::{FieldSource, SecretReader};
+use super::spec::{
+    AwsCredentials, AwsEnvironment, AwsSource, ClientCredentials, CognitoUser, Flow, Kind, SecretField, SecretSource,
+    Spec, TokenSource,
+};
+use super::{Credential, Grants, Scheme, Schemes, Token, sigv4};
+use crate::clock::Clock;
+use crate::tasks::Tasks;
+
+/// What credentials are fetched with.
+#[derive(Clone, Debug)]
+pub struct Means {
+    /// The client they ask through.
+    pub control: Control,
+    /// What time it is.
+    pub clock: Clock,
+    /// What they live on.
+    pub tasks: Tasks,
+    /// What the environment says about AWS credentials.
+    pub environment: AwsEnvironment,
+}
+
+/// Builds schemes and starts their credentials, each distinct one once.
+#[derive(Debug)]
+pub struct Builder {
+    means: Means,
+    json: AwsJson,
+    users: HashMap<CognitoUser, Arc<Refreshing<CognitoUserSource>>>,
+    clients: HashMap<ClientCredentials, Arc<Refreshing<ClientCredentialsSource>>>,
+    sources: HashMap<(AwsSource, String), Arc<Refreshing<ProviderSource>>>,
+    roles: HashMap<AwsCredentials, Arc<Refreshing<ProviderSource>>>,
+    fields: HashMap<SecretSource, Arc<Refreshing<FieldSource>>>,
+    built: Schemes,
+}
+
+impl Builder {
+    /// A builder whose credentials are fetched with `means`.
+    pub fn new(means: Means) -> Self {
+        let json = AwsJson::new(means.control.clone(), means.clock.clone());
+        let (clients, users, fields) = (HashMap::new(), HashMap::new(), HashMap::new());
+        let (sources, roles) = (HashMap::new(), HashMap::new());
+        Self { means, json, users, clients, sources, roles, fields, built: Schemes::default() }
+    }
+
+    /// Builds all of `specs` and `fields`, in order.
+    pub async fn build(mut self, specs: &[Spec], fields: &[SecretField]) -> Schemes {
+        for spec in specs {
+            let grants = match &spec.kind {
+                Kind::Bearer(bearer) => Grants::Bearer {
+                    token: match &bearer.token {
+                        TokenSource::Client(client) => Token::Client(self.client(&spec.name, client).await),
+                        TokenSource::User(user, which) => Token::User(self.user(&spec.name, user).await, *which),
+                    },
+                    header: bearer.header.clone(),
+                    scheme: bearer.scheme.clone(),
+                },
+                Kind::SigV4(sigv4) => Grants::SigV4 {
+                    keys: self.aws(&spec.name, &sigv4.credentials, &sigv4.region).await,
+                    scope: sigv4::Scope {
+                        region: sigv4.region.clone(),
+                        service: sigv4.service.clone(),
+                        payload: sigv4.payload,
+                    },
+                },
+            };
+            self.built.schemes.push(Arc::new(Scheme { name: Arc::clone(&spec.name), grants }));
+        }
+        for field in fields {
+            let value = self.field(field).await;
+            self.built.fields.push(value);
+        }
+        self.built
+    }
+
+    async fn field(&mut self, field: &SecretField) -> Arc<Refreshing<FieldSource>> {
+        if let Some(shared) = self.fields.get(&field.secret) {
+            return Arc::clone(shared);
+        }
+        let source = FieldSource::new(Arc::clone(&field.name), self.reader(&field.name, &field.secret).await);
+        let value = self.start(Arc::clone(&field.name), source);
+        self.fields.insert(field.secret.clone(), Arc::clone(&value));
+        value
+    }
+
+    /// What reads `secret` for the credential `name`.
+    async fn reader(&mut self, name: &Arc<str>, secret: &SecretSource) -> SecretReader {
+        match secret {
+            SecretSource::Fixed(secret) => SecretReader::fixed(secret.clone()),
+            SecretSource::File(path) => SecretReader::file(path.clone()),
+            SecretSource::Stored(stored) => {
+                // The config has no way to name a store whose keys come from itself, so this ends.
+                let name = format!("{name} (store)").into();
+                let keys = Box::pin(self.aws(&name, &stored.credentials, &stored.region)).await;
+                SecretReader::stored(stored, self.json.clone(), keys)
+            }
+        }
+    }
+
+    async fn optional_reader(&mut self, name: &Arc<str>, secret: Option<&SecretSource>) -> Option<SecretReader> {
+        match secret {
+            None => None,
+            Some(secret) => Some(self.reader(name, secret).await),
+        }
+    }
+
+    async fn client(
+        &mut self,
+        name: &Arc<str>,
+        client: &ClientCredentials,
+    ) -> Arc<Refreshing<ClientCredentialsSource>> {
+        if let Some(shared) = self.clients.get(client) {
+            return Arc::clone(shared);
+        }
+        let secret = self.reader(name, &client.client_secret).await;
+        let source = ClientCredentialsSource::new(self.means.control.clone(), client.clone(), secret);
+        let token = self.start(Arc::clone(name), source);
+        self.clients.insert(client.clone(), Arc::clone(&token));
+        token
+    }
+
+    /// One login for the access and the ID token, and for an identity pool.
+    async fn user(&mut self, name: &Arc<str>, user: &CognitoUser) -> Arc<Refreshing<CognitoUserSource>> {
+        if let Some(shared) = self.users.get(user) {
+            return Arc::clone(shared);
+        }
+        let keys = match &user.flow {
+            Flow::Srp | Flow::Password => None,
+            Flow::AdminPassword(source) => {
+                // The config lets no identity pool stand here, so this ends.
+                Some(Box::pin(self.source(&format!("{name} (keys)").into(), source, &user.region)).await)
+            }
+        };
+        let readers = Readers {
+            client: self.optional_reader(name, user.client_secret.as_ref()).await,
+            password: self.reader(name, &user.password).await,
+            totp_seed: self.optional_reader(name, user.totp_seed.as_ref()).await,
+        };
+        let source = CognitoUserSource::new(user.clone(), readers, self.json.clone(), self.means.clock.clone(), keys);
+        let login = self.start(Arc::clone(name), source);
+        self.users.insert(user.clone(), Arc::clone(&login));
+        login
+    }
+
+    /// The last link of a chain of roles; every link has a cache of its own, which other chains may share.
+    async fn aws(&mut self, name: &Arc<str>, wanted: &AwsCredentials, region: &str) -> Arc<Refreshing<ProviderSource>> {
+        let AwsCredentials { source, roles } = wanted;
+        let first_region = roles.first().map_or(region, |role| &role.region);
+        let base: Arc<str> = if roles.is_empty() { Arc::clone(name) } else { format!("{name} (base)").into() };
+        let mut keys = self.source(&base, source, first_region).await;
+        for (index, role) in roles.iter().enumerate() {
+            let so_far = roles.get(..=index).unwrap_or(roles).to_vec();
+            let link = AwsCredentials { source: source.clone(), roles: so_far };
+            if let Some(shared) = self.roles.get(&link) {
+                keys = Arc::clone(shared);
+                continue;
+            }
+            let last = index + 1 == roles.len();
+            let name = if last { Arc::clone(name) } else { format!("{name} (role {})", index + 1).into() };
+            let sts = self.sts(&role.region, role.endpoint.as_deref());
+            let source = Provider::Role(Box::new(Role::new(role.clone(), keys, sts.clone())));
+            keys = self.start(name, ProviderSource::new(source, sts));
+            self.roles.insert(link, Arc::clone(&keys));
+        }
+        keys
+    }
+
+    fn sts(&self, region: &str, endpoint: Option<&str>) -> Sts {
+        let endpoint = endpoint.or(self.means.environment.sts_endpoint.as_deref());
+        Sts::new(region, endpoint, &self.means.control)
+    }
+
+    async fn source(&mut self, name: &Arc<str>, wanted: &AwsSource, region: &str) -> Arc<Refreshing<ProviderSource>> {
+        // The region decides whose STS a profile with a role calls, so it is part of what the credential is; an identity
+        // is of its own pool's region, wherever it signs.
+        let region = if let AwsSource::IdentityPool(pool) = wanted { &pool.region } else { region };
+        let key = (wanted.clone(), region.to_owned());
+        if let Some(shared) = self.sources.get(&key) {
+            return Arc::clone(shared);
+        }
+        let provider = self.provider(name, wanted, region).await;
+        let source = ProviderSource::new(provider, self.sts(region, None));
+        let keys = self.start(Arc::clone(name), source);
+        self.sources.insert(key, Arc::clone(&keys));
+        keys
+    }
+
+    async fn provider(&mut self, name: &Arc<str>, wanted: &AwsSource, region: &str) -> Provider {
+        match wanted {
+            AwsSource::Default => self.finder(Place::Chain, region),
+            AwsSource::Environment => self.finder(Place::Environment, region),
+            AwsSource::Container => self.finder(Place::Container, region),
+            AwsSource::Instance => self.finder(Place::Instance, region),
+            AwsSource::WebIdentity => self.finder(Place::WebIdentity, region),
+            AwsSource::Profile(profile) => self.finder(Place::Profile(profile.clone()), region),
+            AwsSource::Static { access_key_id, secret_access_key, session_token } => {
+                Provider::Static(Box::new(StaticKeys {
+                    access_key_id: self.reader(name, access_key_id).await,
+                    secret_access_key: self.reader(name, secret_access_key).await,
+                    session_token: self.optional_reader(name, session_token.as_ref()).await,
+                }))
+            }
+            AwsSource::IdentityPool(pool) => {
+                let login = match &pool.login {
+                    None => None,
+                    Some(login) => Some(self.user(&login.name, &login.user).await),
+                };
+                Provider::IdentityPool(Box::new(PoolIdentity::new((**pool).clone(), self.json.clone(), login)))
+            }
+        }
+    }
+
+    fn finder(&self, place: Place, region: &str) -> Provider {
+        let Means { control, environment, .. } = &self.means;
+        let files = match place {
+            Place::Chain | Place::Profile(_) | Place::WebIdentity => environment.files.clone(),
+            Place::Environment | Place::Container | Place::Instance => Vec::new(),
+        };
+        Provider::Found(Finder {
+            place,
+            region: region.to_owned(),
+            control: control.clone(),
+            container: Container::new(&environment.container, control.clone()),
+            files: Files::new(files),
+        })
+    }
+
+    fn start<S: Source>(&mut self, name: Arc<str>, source: S) -> Arc<Refreshing<S>> {
+        // One auth used in two regions is two credentials; logs and metrics must tell them apart.
+        let taken = self.built.credentials.iter().filter(|credential| credential.status().name == name).count();
+        let name = if taken == 0 { name } else { format!("{name} ({})", taken + 1).into() };
+        let credential = Refreshing::start(name, source, self.means.clock.clone(), &self.means.tasks);
+        let status: Arc<dyn Credential> = Arc::<Refreshing<S>>::clone(&credential);
+        self.built.credentials.push(status);
+        credential
+    }
+}
