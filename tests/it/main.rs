@@ -22,7 +22,9 @@ mod pool;
 #[cfg(test)]
 mod refusal;
 #[cfg(test)]
+mod renewals;
 mod role;
+mod rotation;
 #[cfg(test)]
 mod routes;
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod world;
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -36,6 +37,13 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// Waits for something that must happen.
 pub(crate) async fn within<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(DEADLINE, what).await.expect("this should have happened long ago")
+}
+
+/// Lets time pass for everything that goes by tokio's clock. Sockets are asked in real time before and after.
+pub(crate) async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
 }
 
 /// A config in the making.
@@ -92,6 +100,24 @@ impl Setup {
         self
     }
 
+    /// A file beside the config, to be named by its name alone. Its content must never be shown.
+    pub(crate) fn file(mut self, name: &str, content: &str) -> Self {
+        write_secret(&self.folder.path().join(name), content);
+        self.secrets.push(content.trim_end().to_owned());
+        self
+    }
+
+    /// A variable that is no secret.
+    pub(crate) fn variable(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The folder of the config.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// Runs it.
     pub(crate) async fn start(self) -> Countersign {
         let Self { proxy, upstream, rest, environment, secrets, folder, clock } = self;
@@ -122,9 +148,16 @@ impl Setup {
             own_words: OwnWords::default(),
             said_before,
             finished: false,
-            _folder: folder,
+            folder,
         }
     }
+}
+
+/// As careful people leave it: nobody else can read it.
+fn write_secret(path: &Path, content: &str) {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::write(path, content).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
 }
 
 /// Ready when told; never, when the teller is gone.
@@ -158,10 +191,16 @@ pub(crate) struct Countersign {
     own_words: OwnWords,
     said_before: usize,
     finished: bool,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Countersign {
+    /// Writes a file beside the config anew.
+    pub(crate) fn rewrite(&mut self, name: &str, content: &str) {
+        write_secret(&self.folder.path().join(name), content);
+        self.hide([content.trim_end().to_owned()]);
+    }
+
     /// A new connection to the main port.
     pub(crate) async fn connect(&self) -> Client {
         self.connect_to(self.proxy).await
@@ -238,6 +277,11 @@ impl Countersign {
     /// More that must not be shown.
     pub(crate) fn hide(&mut self, secrets: impl IntoIterator<Item = String>) {
         self.secrets.extend(secrets);
+    }
+
+    /// What stood in a file and may be shown all the same.
+    pub(crate) fn forgive(&mut self, words: &[&str]) {
+        self.secrets.retain(|secret| !words.contains(&secret.as_str()));
     }
 
     /// Asks it to stop.
