@@ -21,6 +21,7 @@ use crate::auth::metrics::CredentialMetrics;
 use crate::auth::refreshing::Status;
 use crate::clock::Clock;
 use crate::config::Compiled;
+use crate::egress::Egress;
 use crate::message::body::Budget;
 use crate::proxy::pool::Pool;
 use crate::proxy::record::AccessLog;
@@ -70,7 +71,7 @@ pub struct Sidecar {
 /// [`StartError`], but no credential's own.
 pub async fn try_credentials(compiled: &Compiled, clock: &Clock) -> Result<Vec<(Status, Option<String>)>, StartError> {
     let (clock, tasks) = (clock.clone(), Tasks::default());
-    let control = control(&SystemRoots::load(), &compiled.control)?;
+    let control = control(&SystemRoots::load(), &compiled.control, &compiled.egress)?;
     let means = auth::Means { control, clock, tasks: tasks.clone(), environment: compiled.aws.clone() };
     let schemes = auth::Builder::new(means).build(&compiled.schemes, &compiled.fields).await;
     let mut statuses = Vec::new();
@@ -83,9 +84,9 @@ pub async fn try_credentials(compiled: &Compiled, clock: &Clock) -> Result<Vec<(
     Ok(statuses)
 }
 
-fn control(roots: &SystemRoots, settings: &ClientSettings) -> Result<Control, StartError> {
+fn control(roots: &SystemRoots, settings: &ClientSettings, egress: &Egress) -> Result<Control, StartError> {
     let alpn: &[&[u8]] = &[b"h2", b"http/1.1"];
-    Ok(Control::try_new(roots.client_config(settings, alpn)?)?)
+    Ok(Control::try_new(roots.client_config(settings, alpn)?, egress.clone())?)
 }
 
 /// Where a [`Sidecar`] listens.
@@ -114,8 +115,19 @@ impl Sidecar {
     /// # Errors
     /// [`StartError`].
     pub async fn bind(compiled: Compiled, clock: Clock) -> Result<Self, StartError> {
-        let Compiled { log, admin, server: settings, proxy, control, aws, routes, schemes, fields, warnings: _ } =
-            compiled;
+        let Compiled {
+            log,
+            admin,
+            server: settings,
+            proxy,
+            control,
+            egress,
+            aws,
+            routes,
+            schemes,
+            fields,
+            warnings: _,
+        } = compiled;
         let mains = Listener::bind_all(&settings.listen).await?;
         let mut owns = Vec::new();
         for address in routes.iter().filter_map(|route| route.listen).collect::<BTreeSet<_>>() {
@@ -129,7 +141,12 @@ impl Sidecar {
 
         let tasks = Tasks::default();
         let roots = SystemRoots::load();
-        let control = self::control(&roots, &control)?;
+        let control = self::control(&roots, &control, &egress)?;
+        for route in &routes {
+            if let Some(proxy) = &route.upstream.origin.via {
+                tracing::info!(route = %route.name, %proxy, "its upstream is reached through a proxy");
+            }
+        }
         let means = auth::Means { control, clock: clock.clone(), tasks: tasks.clone(), environment: aws };
         let schemes = auth::Builder::new(means).build(&schemes, &fields).await;
         let pool = Pool::new(roots, tasks.clone());

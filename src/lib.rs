@@ -5,7 +5,8 @@
 //!
 //! | rank | modules |
 //! | --- | --- |
-//! | 0 | [`units`], [`secret`], [`clock`], [`tasks`], [`message`]: values and rules; [`tls`]: who is trusted |
+//! | 0 | [`units`], [`secret`], [`clock`], [`tasks`], [`message`]: values and rules; [`tls`]: who is trusted; [`egress`]: which
+//! | | proxy leads out |
 //! | 1 | [`telemetry`], [`route`]: what is said, where requests go |
 //! | 2 | [`auth`]: credentials and what they add; [`server`]: sockets, connections, drain |
 //! | 3 | [`proxy`]: the way of a request |
@@ -20,6 +21,7 @@ pub mod auth;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod egress;
 pub mod message;
 pub mod proxy;
 pub mod route;

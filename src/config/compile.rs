@@ -67,6 +67,7 @@ pub(super) fn compile(raw: RawConfig, context: &mut Context<'_>) -> Compiled {
         log: telemetry::log::Settings { format: log.format.value, level: log.level.value, access: log.access.value },
         admin,
         control: ClientSettings { identity: None, ..defaults.tls },
+        egress: defaults.egress,
         server: server::Settings {
             listen: proxy.listen.value.iter().map(|address| address.value).collect(),
             max_connections: proxy.max_connections.value,

@@ -110,6 +110,8 @@ table! {
         client_key: Text;
         /// "auto" offers HTTP/2 and lets the server choose; "never" speaks HTTP/1.1.
         http2: Http2 = r#""auto""#;
+        /// "env" follows `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`, "none" goes straight, anything else is the URL of an HTTP proxy, or a secret that holds one.
+        proxy: RawWay = r#""env""#;
         /// Largest body that is held for signing; larger gets 413. API Gateway's own limit is 10 MB.
         max_body: ByteSize = r#""10MiB""#;
     }
@@ -356,6 +358,10 @@ pub(super) enum RawFieldValue {
     Text(Text),
     Secret(RawSecret),
 }
+
+/// The way out: a word, or a proxy's URL, which may have a password in it.
+#[derive(Clone)]
+pub(super) struct RawWay(pub(super) RawFieldValue);
 
 /// Where AWS credentials come from.
 #[derive(Clone)]

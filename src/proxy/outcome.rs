@@ -343,9 +343,10 @@ fn body_code(error: &BodyError) -> Code {
 
 fn upstream_code(error: &UpstreamError) -> Code {
     match error {
-        UpstreamError::Resolve { .. } | UpstreamError::Connect { .. } | UpstreamError::ConnectTimeout { .. } => {
-            Code::UpstreamUnreachable
-        }
+        UpstreamError::Resolve { .. }
+        | UpstreamError::Connect { .. }
+        | UpstreamError::ConnectTimeout { .. }
+        | UpstreamError::Proxy { .. } => Code::UpstreamUnreachable,
         UpstreamError::Tls { .. } | UpstreamError::TlsTimeout { .. } => Code::UpstreamTls,
         UpstreamError::ResponseTimeout(_) => Code::UpstreamTimeout,
         UpstreamError::Http(_) | UpstreamError::Switched => Code::UpstreamReset,

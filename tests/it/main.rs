@@ -6,6 +6,8 @@
 #[cfg(test)]
 mod bearer;
 #[cfg(test)]
+mod egress;
+#[cfg(test)]
 mod errors;
 #[cfg(test)]
 mod guard;
@@ -23,7 +25,9 @@ mod pool;
 mod refusal;
 #[cfg(test)]
 mod renewals;
+#[cfg(test)]
 mod role;
+#[cfg(test)]
 mod rotation;
 #[cfg(test)]
 mod routes;

@@ -2,7 +2,7 @@
 
 use super::{
     CREDENTIALS_KEYS, Literal, PROFILE, RawAssumeRole, RawCredentials, RawFieldValue, RawIdentityPool, RawRoles,
-    RawSecret, RawSigner, RawStatic, RawStored, STATIC,
+    RawSecret, RawSigner, RawStatic, RawStored, RawWay, STATIC,
 };
 use crate::auth::spec::UserToken;
 use crate::config::read::{At, FromToml, Reader, Table, Text, Type, Value};
@@ -129,6 +129,20 @@ impl FromToml for RawFieldValue {
             return Text::read(reader, key, value).map(Self::Text);
         }
         reader.wrong_type(key, value, "a string or a secret").help(SECRET_FORMS);
+        None
+    }
+}
+
+impl FromToml for RawWay {
+    const TYPE: Type = Type::TextOrSecret;
+
+    fn read(reader: &mut Reader<'_>, key: &str, value: &Value<'_>) -> Option<Self> {
+        if value.get_ref().is_table() || value.get_ref().is_str() {
+            return RawFieldValue::read(reader, key, value).map(Self);
+        }
+        // Not as a name alone, which is that of a table.
+        let problem = reader.wrong_type("`proxy` of an upstream", value, "a string or a secret");
+        problem.help("write \"env\", \"none\", \"http://proxy.example:3128\" or { env = \"NAME\" }");
         None
     }
 }
