@@ -22,9 +22,11 @@ use crate::auth::refreshing::Status;
 use crate::clock::Clock;
 use crate::config::Compiled;
 use crate::message::body::Budget;
+use crate::proxy::guard::token::CallerToken;
 use crate::proxy::pool::Pool;
 use crate::proxy::record::AccessLog;
 use crate::proxy::{Proxy, Snapshot};
+use crate::secret::SecretError;
 use crate::server::connection::Timers;
 use crate::server::{self, BindError, Drain, Listener};
 use crate::tasks::Tasks;
@@ -44,6 +46,9 @@ pub enum StartError {
     /// A certificate file cannot be used.
     #[error("setting up TLS")]
     Tls(#[from] TlsError),
+    /// The caller token is gone since the config was checked.
+    #[error("reading the caller token")]
+    CallerToken(#[from] SecretError),
     /// The control plane's client refuses its configuration.
     #[error("setting up the client for token endpoints")]
     Control(#[from] reqwest::Error),
@@ -129,7 +134,11 @@ impl Sidecar {
         let control = self::control(&roots, &control)?;
         let schemes = auth::Builder::new(&control, &clock, &tasks).build(&schemes).await;
         let pool = Pool::new(roots, tasks.clone());
-        let snapshot = Snapshot::try_new(&proxy, routes, &schemes, &pool)?;
+        let token = proxy.caller_token.clone().map(CallerToken::try_new).transpose()?.map(Arc::new);
+        if let Some(token) = &token {
+            tasks.spawn("caller-token", Arc::clone(token).follow());
+        }
+        let snapshot = Snapshot::try_new(&proxy, routes, &schemes, &pool, token)?;
 
         let mut registry = Registry::with_prefix("countersign");
         registry.register("build", "The program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));

@@ -4,6 +4,7 @@
 //! error makes [`load`](super::load) throw the whole result away. Imports `raw` and the modules whose settings it fills.
 
 mod auth;
+mod caller;
 mod field;
 mod identity_pool;
 mod listen;
@@ -44,6 +45,8 @@ pub(super) fn compile(raw: RawConfig, context: &mut Context<'_>) -> Compiled {
     let defaults = upstream::transport(&upstream, context);
     let admin = listen::check(&proxy, admin, &routes, context);
     let allowed_hosts = name::hosts("allowed_hosts", &proxy.allowed_hosts.value, context);
+    let allowed_origins = caller::origins(&proxy.allowed_origins.value, context);
+    let caller_token = proxy.caller_token.as_ref().and_then(|token| caller::token(token, context));
     upstream::check_budget(&upstream, &routes, &proxy.buffer_budget, context);
     let mut auths = auth::compile(&auth, context);
     let routes = route::compile(routes, &mut auths, context);
@@ -61,6 +64,9 @@ pub(super) fn compile(raw: RawConfig, context: &mut Context<'_>) -> Compiled {
         },
         proxy: proxy::Settings {
             allowed_hosts,
+            allowed_origins,
+            caller_token,
+            forwarding: proxy.forwarded.value,
             max_in_flight: proxy.max_in_flight.value,
             buffer_budget: proxy.buffer_budget.value,
         },

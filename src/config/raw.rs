@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::read::{At, FromToml, Map, Reader, Table, Text, Value, choice, given, needed, slot, table, take};
 pub use super::read::{Key, Type};
 use crate::auth::spec::{ClientAuth, PayloadSigning, UserToken};
+use crate::proxy::guard::Forwarding;
 use crate::secret::Secret;
 use crate::telemetry::log::{Format, Level};
 use crate::tls::Http2;
@@ -50,6 +51,12 @@ table! {
         expose: bool = "false";
         /// Host names that callers may use besides loopback names and the routes' own.
         allowed_hosts: Vec<At<Text>> = "[]";
+        /// Web origins whose pages may call, each as a browser writes it; pages of all others are refused.
+        allowed_origins: Vec<At<Text>> = "[]";
+        /// What callers must send as `x-countersign-token`, or as user name or password of the proxy's URL.
+        caller_token: RawSecret;
+        /// X-Forwarded-*, Forwarded, Via, X-Real-IP, X-Original-URL and X-Rewrite-URL of a proxy in front: "strip" takes them out, "pass" sends them on, "refuse" refuses the request.
+        forwarded: Forwarding = r#""strip""#;
         /// Connections at the same time, over all listeners.
         max_connections: usize = "1024";
         /// Requests at the same time, over all routes.
@@ -271,6 +278,7 @@ table! {
 
 choice!(Format { "text" => Format::Text, "json" => Format::Json });
 choice!(Http2 { "auto" => Http2::Auto, "never" => Http2::Never });
+choice!(Forwarding { "strip" => Forwarding::Strip, "pass" => Forwarding::Pass, "refuse" => Forwarding::Refuse });
 choice!(ClientAuth { "basic" => ClientAuth::Basic, "body" => ClientAuth::Body });
 choice!(RawFlow { "srp" => RawFlow::Srp, "password" => RawFlow::Password, "admin-password" => RawFlow::AdminPassword });
 choice!(PayloadSigning { "signed" => PayloadSigning::Signed, "unsigned" => PayloadSigning::Unsigned });

@@ -115,7 +115,8 @@ pub(super) fn outgoing_fields(
     for (name, value) in &route.request_headers.set {
         headers.insert(name, value.clone());
     }
-    headers.insert(header::VIA, fields::VIA);
+    // Behind those of the proxies before us, where the guard let them pass.
+    headers.append(header::VIA, fields::VIA);
 }
 
 impl Outbound {

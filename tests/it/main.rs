@@ -6,6 +6,8 @@
 #[cfg(test)]
 mod bearer;
 #[cfg(test)]
+mod caller;
+#[cfg(test)]
 mod errors;
 #[cfg(test)]
 mod guard;

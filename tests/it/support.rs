@@ -8,6 +8,7 @@ mod world;
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -86,6 +87,12 @@ impl Setup {
         self
     }
 
+    /// A file beside the config that only its owner can read.
+    pub(crate) fn file(self, name: &str, content: &str) -> Self {
+        write_private(&self.folder.path().join(name), content);
+        self
+    }
+
     /// The wall clock that signatures and expiries go by.
     pub(crate) fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
@@ -122,9 +129,19 @@ impl Setup {
             own_words: OwnWords::default(),
             said_before,
             finished: false,
-            _folder: folder,
+            folder,
         }
     }
+}
+
+/// Writes a file at once and whole, as those who rotate secrets do.
+fn write_private(path: &Path, content: &str) {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let new = path.with_extension("new");
+    std::fs::write(&new, content).unwrap();
+    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600)).unwrap();
+    std::fs::rename(new, path).unwrap();
 }
 
 /// Ready when told; never, when the teller is gone.
@@ -158,7 +175,7 @@ pub(crate) struct Countersign {
     own_words: OwnWords,
     said_before: usize,
     finished: bool,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Countersign {
@@ -210,6 +227,16 @@ impl Countersign {
     /// Waits until no credential is in its first try.
     pub(crate) async fn until_ready(&self) {
         within(async { while self.page("/readyz").await.status != 200 {} }).await;
+    }
+
+    /// Writes a file beside the config anew.
+    pub(crate) fn write(&self, name: &str, content: &str) {
+        write_private(&self.folder.path().join(name), content);
+    }
+
+    /// The folder of the config.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// What was logged since the start, by all tests of this process.
