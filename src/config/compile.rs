@@ -43,7 +43,7 @@ impl Context<'_> {
 pub(super) fn compile(raw: RawConfig, context: &mut Context<'_>) -> Compiled {
     let RawConfig { proxy, admin, log, upstream, auth, routes } = raw;
     let defaults = upstream::transport(&upstream, context);
-    let admin = listen::check(&proxy, admin, &routes, context);
+    let (listens, admin) = listen::check(&proxy, admin, &routes, context);
     let allowed_hosts = name::hosts("allowed_hosts", &proxy.allowed_hosts.value, context);
     let allowed_origins = caller::origins(&proxy.allowed_origins.value, context);
     let caller_token = proxy.caller_token.as_ref().and_then(|token| caller::token(token, context));
@@ -56,7 +56,12 @@ pub(super) fn compile(raw: RawConfig, context: &mut Context<'_>) -> Compiled {
         admin,
         control: ClientSettings { identity: None, ..defaults.tls },
         server: server::Settings {
-            listen: proxy.listen.value.iter().map(|address| address.value).collect(),
+            listen: listens.tcp,
+            sockets: listens.sockets,
+            #[cfg(unix)]
+            socket_access: listens.socket_access,
+            tls: listens.tls,
+            reach: listens.reach,
             max_connections: proxy.max_connections.value,
             header_timeout: proxy.header_timeout.value,
             idle_timeout: proxy.idle_timeout.value,

@@ -45,8 +45,14 @@ pub const SECTIONS: &[Section] = &[
 table! {
     /// Who may call, and how much.
     struct RawProxy {
-        /// Addresses to listen on.
-        listen: Vec<At<SocketAddr>> = r#"["127.0.0.1:8080", "[::1]:8080"]"#;
+        /// Addresses to listen on: IP address and port, or "unix:" and the path of a socket.
+        listen: Vec<At<RawListen>> = r#"["127.0.0.1:8080", "[::1]:8080"]"#;
+        /// Permission bits of Unix sockets, in octal.
+        socket_mode: Text = r#""0600""#;
+        /// Ids of the users who may call through Unix sockets; countersign's own and root's, if left out.
+        socket_users: Vec<At<UserId>>;
+        /// The certificate that the TCP listeners show: they speak TLS then, HTTP/2 and HTTP/1.1.
+        tls: RawTls;
         /// Allows `listen` addresses that are not loopback: whoever reaches one uses the credentials.
         expose: bool = "false";
         /// Host names that callers may use besides loopback names and the routes' own.
@@ -69,6 +75,16 @@ table! {
         drain_timeout: Duration = r#""25s""#;
         /// All bodies held for signing, together.
         buffer_budget: ByteSize = r#""64MiB""#;
+    }
+}
+
+table! {
+    /// A certificate for callers. Its files are read again when they change.
+    struct RawTls {
+        /// PEM file with the certificate chain, leaf first.
+        cert: Text => required;
+        /// PEM file with its private key.
+        key: Text => required;
     }
 }
 
@@ -309,6 +325,17 @@ pub(super) struct RawRouteEntry {
     pub(super) route: RawRoute,
     pub(super) upstream: RawUpstream,
 }
+
+/// Where the proxy listens.
+#[derive(Clone)]
+pub(super) enum RawListen {
+    Tcp(SocketAddr),
+    Unix(Text),
+}
+
+/// A user's number in the operating system.
+#[derive(Clone, Copy)]
+pub(super) struct UserId(pub(super) u32);
 
 /// Where a secret is.
 #[derive(Clone)]

@@ -4,12 +4,11 @@
 
 use std::borrow::Cow;
 
+use http::Version;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 /// Our name in `Via` (RFC 9110 7.6.3); a request that already carries it has gone in a circle.
 const VIA_NAME: &str = "countersign";
-/// What we say in `Via`: that name, behind the protocol that we speak with callers.
-pub const VIA: HeaderValue = HeaderValue::from_static("1.1 countersign");
 /// The field that carries the request id, in both directions.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Why the answer is not the upstream's.
@@ -81,6 +80,15 @@ impl Trailers {
     pub fn wanted_by(headers: &HeaderMap) -> Self {
         if lists(headers, &header::TE, "trailers") { Self::Wanted } else { Self::Unwanted }
     }
+}
+
+/// What we say in `Via`: our name, behind the version in which the request came (RFC 9110 7.6.3).
+pub fn via(version: Version) -> HeaderValue {
+    HeaderValue::from_static(match version {
+        Version::HTTP_10 => "1.0 countersign",
+        Version::HTTP_2 => "2.0 countersign",
+        _ => "1.1 countersign",
+    })
 }
 
 /// Whether a request has gone through a countersign before.

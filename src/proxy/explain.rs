@@ -21,7 +21,7 @@ use crate::auth::spec::{
     AssumeRole, AwsSource, Bearer, CognitoUser, Coverage, Kind, PayloadSigning, Spec, TokenSource, UserToken,
 };
 use crate::message::body::Sha256Hex;
-use crate::message::fields::REQUEST_ID;
+use crate::message::fields::{self, REQUEST_ID};
 use crate::message::target::{Target, TargetError};
 use crate::route::{NoMatch, Route, Table};
 
@@ -61,7 +61,7 @@ pub fn explain<'a>(
     let mut removed = Vec::new();
     let mut headers = parts.headers;
     guard.strip_forwarding(&mut headers, |name| removed.push(name.clone()));
-    outgoing_fields(&mut headers, route, coverage, |name| removed.push(name.clone()));
+    outgoing_fields(&mut headers, route, coverage, fields::via(parts.version), |name| removed.push(name.clone()));
     headers.insert(REQUEST_ID, HeaderValue::from_static("<new>"));
     let origin = &route.upstream.origin;
     let unsigned = Unsigned {

@@ -100,10 +100,12 @@ impl Guard {
         if fields::has_looped(&parts.headers) {
             return Err(ProxyError::Loop);
         }
-        match fields::forwarding(&parts.headers) {
-            Some(name) if self.forwarding == Forwarding::Refuse => Err(ProxyError::Forwarded(name.clone())),
-            _ => Ok(host),
+        if self.forwarding == Forwarding::Refuse
+            && let Some(name) = fields::forwarding(&parts.headers)
+        {
+            return Err(ProxyError::Forwarded(name.clone()));
         }
+        Ok(host)
     }
 }
 
@@ -169,6 +171,11 @@ impl Admitted {
         &self.parts.method
     }
 
+    /// The version of HTTP that it came in.
+    pub fn version(&self) -> Version {
+        self.parts.version
+    }
+
     /// All of it, for the next stage.
     pub(super) fn into_parts(self) -> (Method, HeaderMap, Target, Incoming) {
         (self.parts.method, self.parts.headers, self.target, self.body)
@@ -226,6 +233,11 @@ fn host_of(parts: &Parts) -> Result<Cow<'_, str>, ProxyError> {
         // `host:443` is CONNECT's form, and that is refused by its method (RFC 9112 3.2.3).
         if parts.uri.scheme().is_none() && parts.method != Method::CONNECT {
             return Err(TargetError::NotAPath.into());
+        }
+        // HTTP/2 has the name twice where a proxy has kept both, and they must say the same (RFC 9113 8.3.1).
+        let says_another = |line: &HeaderValue| !line.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes());
+        if parts.version == Version::HTTP_2 && line.is_some_and(says_another) {
+            return Err(ProxyError::BadHost("the Host field is not the :authority"));
         }
         return host_name(authority.as_str()).map(|host| Cow::Owned(host.to_owned()));
     }
@@ -323,6 +335,15 @@ mod tests {
         assert!(judge("GET", "/", Version::HTTP_10, &[]).is_ok());
         let authority_form = judge("GET", "localhost:443", Version::HTTP_11, &[("host", "localhost")]);
         assert!(matches!(authority_form, Err(ProxyError::Target(TargetError::NotAPath))));
+    }
+
+    #[test]
+    fn http_2_names_one_host() {
+        let judge = |host: &str| judge("GET", "https://localhost:1/", Version::HTTP_2, &[("host", host)]);
+        assert!(judge("LocalHost:1").is_ok());
+        for host in ["localhost", "localhost:2", "evil.test", ""] {
+            assert!(matches!(judge(host), Err(ProxyError::BadHost(_))), "{host}");
+        }
     }
 
     #[test]

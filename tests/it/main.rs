@@ -30,10 +30,14 @@ mod routes;
 #[cfg(test)]
 mod sigv4;
 #[cfg(test)]
+mod socket;
+#[cfg(test)]
 mod stop;
 #[cfg(test)]
 mod streaming;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod tls;
 #[cfg(test)]
 mod truncation;

@@ -41,6 +41,7 @@ pub(crate) async fn within<T>(what: impl Future<Output = T>) -> T {
 
 /// A config in the making.
 pub(crate) struct Setup {
+    listen: String,
     proxy: String,
     upstream: String,
     rest: String,
@@ -55,8 +56,24 @@ impl Setup {
     pub(crate) fn new(authority: &Authority) -> Self {
         let folder = TempDir::new().unwrap();
         authority.write_pem(folder.path());
+        let listen = "\"127.0.0.1:0\"".to_owned();
         let (proxy, upstream, rest) = (String::new(), "ca_file = \"ca.pem\"\n".to_owned(), String::new());
-        Self { proxy, upstream, rest, environment: Vec::new(), secrets: Vec::new(), folder, clock: Clock::system() }
+        Self {
+            listen,
+            proxy,
+            upstream,
+            rest,
+            environment: Vec::new(),
+            secrets: Vec::new(),
+            folder,
+            clock: Clock::system(),
+        }
+    }
+
+    /// One more main listener.
+    pub(crate) fn listen(mut self, address: &str) -> Self {
+        self.listen.extend([", \"", address, "\""]);
+        self
     }
 
     /// Lines of `[proxy]`.
@@ -101,10 +118,10 @@ impl Setup {
 
     /// Runs it.
     pub(crate) async fn start(self) -> Countersign {
-        let Self { proxy, upstream, rest, environment, secrets, folder, clock } = self;
+        let Self { listen, proxy, upstream, rest, environment, secrets, folder, clock } = self;
         let log = log::Log::shared();
         let text = format!(
-            "[proxy]\nlisten = [\"127.0.0.1:0\"]\n{proxy}\n[admin]\nlisten = \"127.0.0.1:0\"\n\
+            "[proxy]\nlisten = [{listen}]\n{proxy}\n[admin]\nlisten = \"127.0.0.1:0\"\n\
              health_listen = \"127.0.0.1:0\"\n\n[upstream]\n{upstream}\n{rest}"
         );
         let source = Source { name: "test".to_owned(), text, folder: folder.path().to_owned() };
@@ -129,7 +146,7 @@ impl Setup {
             own_words: OwnWords::default(),
             said_before,
             finished: false,
-            folder,
+            folder: Arc::new(folder),
         }
     }
 }
@@ -175,7 +192,7 @@ pub(crate) struct Countersign {
     own_words: OwnWords,
     said_before: usize,
     finished: bool,
-    folder: TempDir,
+    folder: Arc<TempDir>,
 }
 
 impl Countersign {
@@ -237,6 +254,11 @@ impl Countersign {
     /// The folder of the config.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// Keeps that folder after the end.
+    pub(crate) fn keep_folder(&self) -> Arc<TempDir> {
+        Arc::clone(&self.folder)
     }
 
     /// What was logged since the start, by all tests of this process.
