@@ -114,7 +114,7 @@ async fn a_port_that_is_taken_is_told() {
     let authority = Authority::new();
     let gateway = gateway(&authority).await;
     // Held on one loopback address, the other is of no use: half of the callers would talk to a stranger.
-    let other = TcpListener::bind("[::1]:0").unwrap();
+    let other = TcpListener::bind("[::1]:0").or_else(|_no_ipv6_here| TcpListener::bind("127.0.0.1:0")).unwrap();
     let other_address = other.local_addr().unwrap().to_string();
     for (place, key, address) in [
         ("listen = [\"127.0.0.1:0\"]", format!("listen = [\"{address}\"]"), &address),
