@@ -6,6 +6,8 @@
 #[cfg(test)]
 mod bearer;
 #[cfg(test)]
+mod caller;
+#[cfg(test)]
 mod egress;
 #[cfg(test)]
 mod errors;
@@ -34,10 +36,14 @@ mod routes;
 #[cfg(test)]
 mod sigv4;
 #[cfg(test)]
+mod socket;
+#[cfg(test)]
 mod stop;
 #[cfg(test)]
 mod streaming;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod tls;
 #[cfg(test)]
 mod truncation;

@@ -40,19 +40,7 @@ pub(super) fn transport(raw: &RawUpstream, context: &mut Context<'_>) -> Transpo
     }
     if let (Some(cert), Some(key)) = (&raw.client_cert, &raw.client_key) {
         let identity = Identity { cert: context.file(&cert.value), key: context.file(&key.value) };
-        let settings = ClientSettings { identity: Some(identity.clone()), ..ClientSettings::default() };
-        match settings.check() {
-            Ok(()) => secret::warn_if_open("the private key in `client_key`", key.span, &identity.key, context),
-            Err(error) => {
-                let of_key = matches!(&error, TlsError::Pem { path, .. } if *path == identity.key);
-                let (name, span, path) = if of_key {
-                    ("client_key", key.span, &identity.key)
-                } else {
-                    ("client_cert", cert.span, &identity.cert)
-                };
-                refuse_file(name, span, &path.display().to_string(), &error, context);
-            }
-        }
+        check_identity(&identity, ("client_cert", cert.span), ("client_key", key.span), context);
         tls.identity = Some(identity);
     }
     Transport {
@@ -89,6 +77,19 @@ fn egress(raw: &At<RawWay>, context: &mut Context<'_>) -> Egress {
         Err(error) => {
             context.problems.error(raw.span, format!("`proxy` {error}")).help(FORM);
             Egress::direct()
+        }
+    }
+}
+
+/// Notes what is wrong with a certificate and its key, each a key of the config.
+pub(super) fn check_identity(identity: &Identity, cert: (&str, Span), key: (&str, Span), context: &mut Context<'_>) {
+    let settings = ClientSettings { identity: Some(identity.clone()), ..ClientSettings::default() };
+    match settings.check() {
+        Ok(()) => secret::warn_if_open(&format!("the private key in `{}`", key.0), key.1, &identity.key, context),
+        Err(error) => {
+            let of_key = matches!(&error, TlsError::Pem { path, .. } if *path == identity.key);
+            let ((name, span), path) = if of_key { (key, &identity.key) } else { (cert, &identity.cert) };
+            refuse_file(name, span, &path.display().to_string(), &error, context);
         }
     }
 }
