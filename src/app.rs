@@ -8,8 +8,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Request;
-use hyper::body::Incoming;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use tokio::sync::Semaphore;
@@ -26,7 +24,7 @@ use crate::proxy::pool::Pool;
 use crate::proxy::record::AccessLog;
 use crate::proxy::{Proxy, Snapshot};
 use crate::server::connection::Timers;
-use crate::server::{self, BindError, Drain, Listener};
+use crate::server::{self, Arrival, BindError, Drain, Listener};
 use crate::tasks::Tasks;
 use crate::tls::{ClientSettings, SystemRoots, TlsError};
 
@@ -162,9 +160,9 @@ impl Sidecar {
         for (name, own, listener) in mains.chain(owns) {
             tracing::info!(listener = name, address = %listener.address(), "listening");
             let proxy = Arc::clone(&proxy);
-            let service = move |request: Request<Incoming>| {
+            let service = move |arrival: Arrival| {
                 let proxy = Arc::clone(&proxy);
-                async move { proxy.serve(request, own).await }
+                async move { proxy.serve(arrival, own).await }
             };
             tasks.spawn("listener", listener.serve(timers, Arc::clone(&places), drain.clone(), service));
         }
@@ -174,9 +172,9 @@ impl Sidecar {
         for (name, pages, listener) in [("admin", Pages::All, admin_listener)].into_iter().chain(health) {
             tracing::info!(listener = name, address = %listener.address(), "listening");
             let admin = Arc::clone(&admin);
-            let service = move |request: Request<Incoming>| {
+            let service = move |arrival: Arrival| {
                 let admin = Arc::clone(&admin);
-                async move { admin.answer(request, pages) }
+                async move { admin.answer(arrival, pages) }
             };
             let places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS));
             tasks.spawn("admin", listener.serve(ADMIN_TIMERS, places, admin_drain.clone(), service));

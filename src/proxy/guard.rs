@@ -17,8 +17,6 @@ use crate::message::fields;
 use crate::message::target::{Target, TargetError};
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-/// API Gateway takes 10,240 bytes of request line and fields together (security.md 3.2).
-const LONGEST_TARGET: usize = 8 * 1024;
 /// Names that can only mean this machine; no other spelling of them is taken (T2).
 const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
 
@@ -97,9 +95,6 @@ pub fn admit(request: Request<Incoming>, allowed: &AllowedHosts) -> Result<Admit
     let (parts, body) = request.into_parts();
     let host = allowed.check(&parts)?;
     let target = parts.uri.path_and_query().ok_or(TargetError::NotAPath)?;
-    if target.as_str().len() > LONGEST_TARGET {
-        return Err(ProxyError::TargetTooLong { limit: LONGEST_TARGET });
-    }
     let target = Target::parse(target)?;
     Ok(Admitted { parts, body, host, target })
 }

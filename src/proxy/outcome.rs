@@ -1,7 +1,8 @@
 //! How a request ended: one enum for the status, the problem page, the metric label and the log field.
 //!
 //! Says whose fault it was. Answers carry fixed words only; what is particular goes to the log under the request id
-//! (security.md 2.6). Imports `auth::error`, `message`, `route`.
+//! (security.md 2.6). Imports `auth::error`, `message`, `route`,
+//! `server::gate::head`.
 
 use std::time::Duration;
 
@@ -12,12 +13,15 @@ use crate::auth::error::AuthError;
 use crate::message::body::BodyError;
 use crate::message::target::TargetError;
 use crate::route::NoMatch;
+use crate::server::gate::head::HeadError;
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// The upstream's answer was passed on whole.
     Delivered,
+    /// countersign was asked about itself, and answered.
+    Answered,
     /// The client went away before the answer's end.
     ClientAborted,
     /// The upstream's answer broke off; so did ours.
@@ -33,6 +37,10 @@ pub enum Code {
     BadRequest,
     /// The request-target is too long.
     UriTooLong,
+    /// The head has too many bytes or fields.
+    HeadTooLarge,
+    /// A transfer coding that is not `chunked`.
+    NotImplemented,
     /// Host, Origin or Sec-Fetch-Site is not one that may call.
     CallerRefused,
     /// No route has this host and path.
@@ -79,6 +87,7 @@ impl Outcome {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Delivered => "delivered",
+            Self::Answered => "answered",
             Self::ClientAborted => "client-aborted",
             Self::Truncated => "upstream-truncated",
             Self::Refused(code) => code.as_str(),
@@ -92,6 +101,8 @@ impl Code {
         match self {
             Self::BadRequest => "bad-request",
             Self::UriTooLong => "uri-too-long",
+            Self::HeadTooLarge => "head-too-large",
+            Self::NotImplemented => "not-implemented",
             Self::CallerRefused => "caller-refused",
             Self::NoRoute => "no-route",
             Self::MethodNotAllowed => "method-not-allowed",
@@ -113,6 +124,8 @@ impl Code {
         match self {
             Self::BadRequest => StatusCode::BAD_REQUEST,
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::NotImplemented => StatusCode::NOT_IMPLEMENTED,
             Self::CallerRefused => StatusCode::FORBIDDEN,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
@@ -131,6 +144,8 @@ impl Code {
         match self {
             Self::BadRequest
             | Self::UriTooLong
+            | Self::HeadTooLarge
+            | Self::NotImplemented
             | Self::CallerRefused
             | Self::NoRoute
             | Self::MethodNotAllowed
@@ -151,6 +166,8 @@ impl Code {
         match self {
             Self::BadRequest
             | Self::UriTooLong
+            | Self::HeadTooLarge
+            | Self::NotImplemented
             | Self::MethodNotAllowed
             | Self::BodyTooLarge
             | Self::ExpectationFailed
@@ -172,6 +189,8 @@ impl Code {
         match self {
             Self::BadRequest => "The request breaks a rule",
             Self::UriTooLong => "The request-target is too long",
+            Self::HeadTooLarge => "The request head is too large",
+            Self::NotImplemented => "The transfer coding is not known here",
             Self::CallerRefused => "This caller may not use the proxy",
             Self::NoRoute => "No route takes this request",
             Self::MethodNotAllowed => "The route does not take this method",
@@ -207,12 +226,9 @@ pub enum ProxyError {
     /// The request-target breaks a rule.
     #[error(transparent)]
     Target(#[from] TargetError),
-    /// The request-target is longer than what is taken.
-    #[error("the request-target is longer than {limit} bytes")]
-    TargetTooLong {
-        /// The limit, in bytes.
-        limit: usize,
-    },
+    /// The request head breaks a rule of HTTP.
+    #[error(transparent)]
+    Head(#[from] HeadError),
     /// The Host field is missing, doubled or no host name.
     #[error("{0}")]
     BadHost(&'static str),
@@ -281,7 +297,7 @@ impl ProxyError {
             Self::Target(_) | Self::BadHost(_) | Self::Auth(AuthError::Unsignable(_) | AuthError::Signing(_)) => {
                 Code::BadRequest
             }
-            Self::TargetTooLong { .. } => Code::UriTooLong,
+            Self::Head(error) => head_code(*error),
             Self::HostNotAllowed(_) | Self::WebPage(_) => Code::CallerRefused,
             Self::Loop => Code::Loop,
             Self::NoRoute { .. } => Code::NoRoute,
@@ -298,10 +314,9 @@ impl ProxyError {
     pub fn detail(&self) -> Option<String> {
         match self {
             Self::Target(error) => Some(error.to_string()),
-            Self::TargetTooLong { .. }
-            | Self::BadHost(_)
-            | Self::MethodNotAllowed { .. }
-            | Self::MethodNeverProxied(_) => Some(self.to_string()),
+            Self::Head(_) | Self::BadHost(_) | Self::MethodNotAllowed { .. } | Self::MethodNeverProxied(_) => {
+                Some(self.to_string())
+            }
             Self::HostNotAllowed(_) => {
                 Some("the Host is not one of localhost, 127.0.0.1, [::1], a route's host or proxy.allowed_hosts".into())
             }
@@ -329,6 +344,29 @@ impl ProxyError {
             return Some(*retry_after);
         }
         (self.code() == Code::Overloaded).then_some(Duration::from_secs(1))
+    }
+}
+
+fn head_code(error: HeadError) -> Code {
+    match error {
+        HeadError::TargetTooLong => Code::UriTooLong,
+        HeadError::TooLarge | HeadError::TooManyFields => Code::HeadTooLarge,
+        HeadError::UnknownCoding => Code::NotImplemented,
+        HeadError::RequestLine
+        | HeadError::Version
+        | HeadError::Target(_)
+        | HeadError::Scheme
+        | HeadError::LineEnd
+        | HeadError::Control
+        | HeadError::Folded
+        | HeadError::FieldName
+        | HeadError::NoHost
+        | HeadError::SeveralHosts
+        | HeadError::Length
+        | HeadError::SeveralLengths
+        | HeadError::Coding
+        | HeadError::CodingOfHttp10
+        | HeadError::TwoFramings => Code::BadRequest,
     }
 }
 

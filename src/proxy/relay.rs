@@ -88,7 +88,7 @@ pub fn relay(
     let mut relayed = Relayed { source, exchange, permits };
     // Nothing may ever poll a body that is already over, or that cannot be (RFC 9110 6.4.1).
     let bodiless = matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    if bodiless || relayed.exchange.method() == Method::HEAD {
+    if bodiless || relayed.exchange.method() == Some(&Method::HEAD) {
         relayed.exchange.ended(Outcome::Delivered, None);
     }
     relayed.note_end();
@@ -133,6 +133,17 @@ pub fn refuse(error: &ProxyError, mut exchange: Exchange) -> Response<Relayed> {
             headers.insert(header::ALLOW, value);
         }
     }
+    response
+}
+
+/// Answers a question about the server itself, `OPTIONS *`: it is there (RFC 9110 9.3.7).
+pub fn answer_for_itself(mut exchange: Exchange) -> Response<Relayed> {
+    exchange.answering(StatusCode::NO_CONTENT);
+    exchange.ended(Outcome::Answered, None);
+    let request_id = exchange.request_id().clone();
+    let mut response = Response::new(Relayed { source: Source::Own(None), exchange, permits: Permits::default() });
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response.headers_mut().insert(REQUEST_ID, request_id);
     response
 }
 

@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::Response;
 use http_body::Body;
-use hyper::body::Incoming;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use super::Arrival;
 use super::connection::{self, Timers};
 use super::drain::Drain;
 
@@ -83,7 +83,7 @@ impl Listener {
     /// Accepts until `drain` closes, and serves each connection on a task of its own.
     pub async fn serve<S, F, B>(self, timers: Timers, places: Arc<Semaphore>, drain: Drain, service: S)
     where
-        S: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+        S: Fn(Arrival) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<B>> + Send + 'static,
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: std::error::Error + Send + Sync + 'static,

@@ -4,13 +4,21 @@
 
 pub mod connection;
 pub mod drain;
+pub mod gate;
 pub mod listener;
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use http::Request;
+use hyper::body::Incoming;
+
 pub use drain::Drain;
+pub use gate::judge::Refused;
 pub use listener::{BindError, Listener};
+
+/// What a service is asked: a request that has passed the gate, or why one did not.
+pub type Arrival<B = Incoming> = Result<Request<B>, Refused>;
 
 /// How clients are listened to.
 #[derive(Clone, Debug, PartialEq, Eq)]

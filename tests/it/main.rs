@@ -8,6 +8,8 @@ mod bearer;
 #[cfg(test)]
 mod errors;
 #[cfg(test)]
+mod gate;
+#[cfg(test)]
 mod guard;
 #[cfg(test)]
 mod hygiene;
