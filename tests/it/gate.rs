@@ -456,6 +456,8 @@ async fn bodies_are_neither_lost_nor_invented() {
         ("POST", "", "", Some("content-length: 0")),
         ("GET", "Content-Length: 0\r\n", "", None),
         ("GET", "", "", None),
+        ("GET", "Transfer-Encoding: chunked\r\n", "4\r\nbody\r\n0\r\n\r\n", Some("transfer-encoding: chunked")),
+        ("HEAD", "Transfer-Encoding: chunked\r\n", "4\r\nbody\r\n0\r\n\r\n", Some("transfer-encoding: chunked")),
         ("OPTIONS", "Transfer-Encoding: chunked\r\n", "4\r\nbody\r\n0\r\n\r\n", Some("transfer-encoding: chunked")),
     ] {
         client.writer.send(format!("{method} /wire HTTP/1.1\r\nhost: localhost\r\n{framing}\r\n{body}")).await;
