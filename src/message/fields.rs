@@ -44,6 +44,12 @@ pub fn strip_response(headers: &mut HeaderMap, trailers: Trailers) {
     }
 }
 
+/// Takes out of an answer's trailers what would have been taken out of its head, and the length that would frame it.
+pub fn strip_trailers(trailers: &mut HeaderMap) {
+    strip_response(trailers, Trailers::Unwanted);
+    trailers.remove(header::CONTENT_LENGTH);
+}
+
 /// Takes out fields that some servers would read as one of ours, because they take `_` for `-` (security.md F14).
 pub fn strip_twins(headers: &mut HeaderMap, is_ours: impl Fn(&str) -> bool) {
     let is_twin = |name: &HeaderName| name.as_str().contains('_') && is_ours(&name.as_str().replace('_', "-"));
@@ -65,8 +71,7 @@ pub enum Trailers {
 impl Trailers {
     /// Reads a request's `TE`.
     pub fn wanted_by(headers: &HeaderMap) -> Self {
-        let wants = tokens(headers, &header::TE).any(|token| token.eq_ignore_ascii_case("trailers"));
-        if wants { Self::Wanted } else { Self::Unwanted }
+        if has_token(headers, &header::TE, "trailers") { Self::Wanted } else { Self::Unwanted }
     }
 }
 
@@ -81,6 +86,11 @@ pub fn acceptable_request_id(headers: &HeaderMap) -> Option<HeaderValue> {
     let fits = (1..=128).contains(&id.len())
         && id.as_bytes().iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'));
     fits.then(|| id.clone())
+}
+
+/// Whether a field lists `token`, in any case.
+pub fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    tokens(headers, name).any(|listed| listed.eq_ignore_ascii_case(token))
 }
 
 /// The comma-separated members of all lines of a field; lines that are not ASCII count as empty.

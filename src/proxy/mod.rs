@@ -1,17 +1,19 @@
 //! The way of a request: guard, match, rewrite, authorise, forward, relay, record.
 //!
 //! One straight line, [`Proxy::pass`]; each step gives the next one a value that only it can make. Imports `auth`,
-//! `route`, `message`, `tls`, `tasks`, `clock`, `units`.
+//! `server::upgrade`, `route`, `message`, `tls`, `tasks`, `clock`, `units`.
 
 pub mod explain;
 pub mod forward;
 pub mod guard;
+pub mod localize;
 pub mod outcome;
 pub mod pool;
 pub mod record;
 pub mod relay;
 pub mod rewrite;
 pub mod skew;
+pub mod tunnel;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,11 +27,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use self::forward::Failure;
 use self::guard::AllowedHosts;
 use self::outcome::ProxyError;
-use self::pool::{Connections, Pool, Reuse, UpstreamBody, UpstreamError};
+use self::pool::{Answered, Connections, Pool, Reuse, Switched, UpstreamBody, UpstreamError};
 use self::record::{AccessLog, Exchange, Metrics};
 use self::relay::{Permits, Relayed};
-use self::rewrite::{Outbound, Spare};
+use self::rewrite::{Outbound, Purpose, Spare};
 use self::skew::Offset;
+use self::tunnel::Handshake;
 use crate::auth::refusal::{self, Refusal};
 use crate::auth::request::Grant;
 use crate::auth::spec::Coverage;
@@ -37,8 +40,9 @@ use crate::auth::{Scheme, Schemes};
 use crate::clock::{Clock, Moment};
 use crate::message::body::{Budget, Upload};
 use crate::message::fields::{self, Trailers};
-use crate::route::{NoMatch, Route, Table};
-use crate::tls::TlsError;
+use crate::message::websocket::HandshakeError;
+use crate::route::{NoMatch, Origin, Route, Table};
+use crate::tls::{Http2, TlsError};
 use crate::units::ByteSize;
 
 /// Limits and names that hold for every route.
@@ -77,7 +81,15 @@ struct LiveRoute {
     route: Route,
     scheme: Option<Arc<Scheme>>,
     connections: Arc<Connections>,
+    /// Where the route takes a WebSocket: that begins over HTTP/1.1.
+    websockets: Option<Arc<Connections>>,
     in_flight: Option<Limit>,
+}
+
+/// What the upstream made of a request.
+enum Passed<'live> {
+    Response(Response<UpstreamBody>, Permits, &'live Route),
+    WebSocket(Handshake, Response<Switched>, Permits),
 }
 
 /// So many at the same time.
@@ -113,13 +125,36 @@ impl Snapshot {
         let allowed = AllowedHosts::new(settings.allowed_hosts.iter().cloned().chain(hosts));
         let live = |route: Route| {
             let connections = pool.origin(&route.upstream.origin)?;
+            let websockets = if route.websocket { Some(pool.origin(&without_http2(&route))?) } else { None };
             let scheme = route.scheme.and_then(|index| schemes.schemes.get(index)).map(Arc::clone);
             let in_flight = route.max_in_flight.map(|most| Limit::new(most, "of this route"));
-            Ok(LiveRoute { route, scheme, connections, in_flight })
+            Ok(LiveRoute { route, scheme, connections, websockets, in_flight })
         };
         let routes = routes.into_iter().map(live).collect::<Result<_, TlsError>>()?;
         let in_flight = Limit::new(settings.max_in_flight, "of all routes");
         Ok(Self { table, routes, allowed, in_flight })
+    }
+}
+
+/// The route's origin, asked for HTTP/1.1 alone.
+fn without_http2(route: &Route) -> Origin {
+    let mut origin = Origin::clone(&route.upstream.origin);
+    origin.tls.http2 = Http2::Never;
+    origin
+}
+
+impl LiveRoute {
+    /// Connections for a request of this kind.
+    fn connections(&self, purpose: Purpose) -> &Arc<Connections> {
+        match (purpose, &self.websockets) {
+            (Purpose::WebSocket, Some(websockets)) => websockets,
+            (Purpose::WebSocket | Purpose::Answer, _) => &self.connections,
+        }
+    }
+
+    /// The handshake that a request began with, if it counts on this route.
+    fn websocket(&self, asked: Option<Result<Handshake, HandshakeError>>) -> Result<Option<Handshake>, HandshakeError> {
+        if self.websockets.is_some() { asked.transpose() } else { Ok(None) }
     }
 }
 
@@ -139,9 +174,10 @@ impl Proxy {
         let live = self.live.load_full();
         let trailers = Trailers::wanted_by(request.headers());
         match self.pass(&live, request, listener, &mut exchange).await {
-            Ok((response, permits, route)) => {
-                relay::relay(response, exchange, permits, trailers, route.body_idle_timeout)
+            Ok(Passed::Response(response, permits, route)) => {
+                relay::relay(response, exchange, permits, trailers, route)
             }
+            Ok(Passed::WebSocket(handshake, response, permits)) => handshake.open(response, exchange, permits),
             Err(error) => relay::refuse(&error, exchange),
         }
     }
@@ -149,25 +185,36 @@ impl Proxy {
     async fn pass<'live>(
         &self,
         live: &'live Snapshot,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
         listener: Option<SocketAddr>,
         exchange: &mut Exchange,
-    ) -> Result<(Response<UpstreamBody>, Permits, &'live Route), ProxyError> {
+    ) -> Result<Passed<'live>, ProxyError> {
+        let asked = Handshake::read(&mut request);
         let admitted = guard::admit(request, &live.allowed)?;
         let to = live.find(&admitted, listener)?;
         exchange.routed(&to.route.name);
+        let handshake = to.websocket(asked)?;
         let permits = live.enter(to)?;
         let coverage = to.scheme.as_ref().map_or(Coverage::Nothing, |scheme| scheme.coverage());
         let request_id = exchange.request_id().clone();
-        let outbound = rewrite::toward(admitted, &to.route, coverage, &self.budget, request_id).await?;
+        let mut outbound = rewrite::toward(admitted, &to.route, coverage, &self.budget, request_id).await?;
         exchange.uploading(outbound.upload());
-        let response = self.deliver(outbound, to).await?;
-        Ok((response, permits, &to.route))
+        if handshake.is_some() {
+            outbound.ask_for_websocket();
+        }
+        match (self.deliver(outbound, to).await?, handshake) {
+            (Answered::Response(response), _) => Ok(Passed::Response(response, permits, &to.route)),
+            (Answered::Switched(response), Some(handshake)) if handshake.is_answered_by(response.headers()) => {
+                Ok(Passed::WebSocket(handshake, response, permits))
+            }
+            (Answered::Switched(_), _) => Err(ProxyError::Upstream(UpstreamError::Switched)),
+        }
     }
 
     /// Authorises and sends, twice at most (security.md 3.3), the second time on a new connection.
-    async fn deliver(&self, mut outbound: Outbound, to: &LiveRoute) -> Result<Response<UpstreamBody>, ProxyError> {
-        let LiveRoute { route, scheme, connections, .. } = to;
+    async fn deliver(&self, mut outbound: Outbound, to: &LiveRoute) -> Result<Answered, ProxyError> {
+        let LiveRoute { route, scheme, .. } = to;
+        let connections = to.connections(outbound.purpose());
         let upload = Arc::clone(outbound.upload());
         let mut attempt = Attempt::First;
         loop {
@@ -181,7 +228,9 @@ impl Proxy {
             let sealed = outbound.seal(grant);
             let spare = sealed.spare();
             let sent = self.clock.now();
-            let reuse = if attempt == Attempt::First { Reuse::Allowed } else { Reuse::Avoided };
+            // A WebSocket's connection ends with it, so it begins with it too.
+            let may_reuse = attempt == Attempt::First && sealed.purpose() == Purpose::Answer;
+            let reuse = if may_reuse { Reuse::Allowed } else { Reuse::Avoided };
             let again = match forward::send(connections, sealed, reuse, route.response_timeout).await {
                 Ok(response) => {
                     let granted = Granted { scheme: scheme.as_deref(), generation, connections, offset, sent };
@@ -208,7 +257,7 @@ impl Proxy {
     async fn after_refusal(
         &self,
         granted: Granted<'_>,
-        response: &Response<UpstreamBody>,
+        response: &Answered,
         attempt: Attempt,
         spare: Spare,
     ) -> Option<Outbound> {

@@ -11,6 +11,7 @@ use super::pool::UpstreamError;
 use crate::auth::error::AuthError;
 use crate::message::body::BodyError;
 use crate::message::target::TargetError;
+use crate::message::websocket::HandshakeError;
 use crate::route::NoMatch;
 
 /// How a request ended.
@@ -244,6 +245,9 @@ pub enum ProxyError {
     /// The method is never proxied.
     #[error("{0} is never proxied")]
     MethodNeverProxied(Method),
+    /// A request for a WebSocket that nobody could answer.
+    #[error(transparent)]
+    Handshake(#[from] HandshakeError),
     /// An Expect that is not `100-continue`.
     #[error("the request expects something other than 100-continue")]
     Expectation,
@@ -278,9 +282,10 @@ impl ProxyError {
     /// Its code, and with it status, label and fault.
     pub fn code(&self) -> Code {
         match self {
-            Self::Target(_) | Self::BadHost(_) | Self::Auth(AuthError::Unsignable(_) | AuthError::Signing(_)) => {
-                Code::BadRequest
-            }
+            Self::Target(_)
+            | Self::BadHost(_)
+            | Self::Handshake(_)
+            | Self::Auth(AuthError::Unsignable(_) | AuthError::Signing(_)) => Code::BadRequest,
             Self::TargetTooLong { .. } => Code::UriTooLong,
             Self::HostNotAllowed(_) | Self::WebPage(_) => Code::CallerRefused,
             Self::Loop => Code::Loop,
@@ -298,6 +303,7 @@ impl ProxyError {
     pub fn detail(&self) -> Option<String> {
         match self {
             Self::Target(error) => Some(error.to_string()),
+            Self::Handshake(error) => Some(error.to_string()),
             Self::TargetTooLong { .. }
             | Self::BadHost(_)
             | Self::MethodNotAllowed { .. }
@@ -348,6 +354,9 @@ fn upstream_code(error: &UpstreamError) -> Code {
         }
         UpstreamError::Tls { .. } | UpstreamError::TlsTimeout { .. } => Code::UpstreamTls,
         UpstreamError::ResponseTimeout(_) => Code::UpstreamTimeout,
-        UpstreamError::Http(_) | UpstreamError::Switched => Code::UpstreamReset,
+        UpstreamError::Http(_)
+        | UpstreamError::Switched
+        | UpstreamError::TooManyInterim
+        | UpstreamError::Framing(_) => Code::UpstreamReset,
     }
 }

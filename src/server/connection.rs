@@ -6,8 +6,8 @@
 use std::fmt;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::drain::{Drain, InFlight};
+use super::upgrade::Tunnel;
 use crate::message::body::IdleTimer;
 
 /// A request head may be this large (security.md 3.2); more is 431.
@@ -41,10 +42,11 @@ pub struct Timers {
     pub idle: Duration,
 }
 
-/// Serves one connection until its end; ends it early when `drain` says so.
+/// Serves one connection until its end, and the [`Tunnel`] that follows an answer of 101; ends it early when `drain` says
+/// so.
 pub async fn serve<IO, S, F, B>(io: IO, timers: Timers, drain: Drain, service: S)
 where
-    IO: AsyncRead + AsyncWrite + Unpin,
+    IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     S: Fn(Request<Incoming>) -> F,
     F: Future<Output = Response<B>>,
     B: Body<Data = Bytes> + 'static,
@@ -52,13 +54,19 @@ where
 {
     let turns = Arc::new(Turns::default());
     let io = TimedIo::new(io, timers, Arc::clone(&turns));
+    let follows = Mutex::new(None);
+    let follows = &follows;
     let service = service_fn(|request| {
         turns.begin();
         let during = During { turns: Arc::clone(&turns), in_flight: drain.enter() };
         let answer = service(request);
         async {
             let mut response = answer.await;
-            if drain.is_leaving() {
+            let mut during = Some(during);
+            if let Some(tunnel) = Tunnel::take_from(&mut response) {
+                during.iter().for_each(During::upgrade);
+                *follows.lock().unwrap_or_else(PoisonError::into_inner) = during.take().map(|during| (tunnel, during));
+            } else if drain.is_leaving() {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, std::convert::Infallible>(response.map(|body| Answer { body, _during: during }))
@@ -72,21 +80,27 @@ where
         .max_headers(MOST_FIELDS)
         .max_header_size(LARGEST_HEAD)
         .max_buf_size(READ_BUFFER)
-        .serve_connection(TokioIo::new(io), service);
+        .serve_connection(TokioIo::new(io), service)
+        .with_upgrades();
     let mut connection = std::pin::pin!(connection);
-    tokio::select! {
-        outcome = connection.as_mut() => return log_end(outcome),
-        () = drain.closed() => connection.as_mut().graceful_shutdown(),
-    }
-    tokio::select! {
-        outcome = connection => log_end(outcome),
-        () = drain.cut() => {}
-    }
-}
-
-fn log_end(outcome: Result<(), hyper::Error>) {
-    if let Err(error) = outcome {
-        tracing::debug!(error = %error, "a client connection ended");
+    let ended = tokio::select! {
+        outcome = connection.as_mut() => Some(outcome),
+        () = drain.closed() => {
+            connection.as_mut().graceful_shutdown();
+            tokio::select! {
+                outcome = connection => Some(outcome),
+                () = drain.cut() => None,
+            }
+        }
+    };
+    let follows = follows.lock().unwrap_or_else(PoisonError::into_inner).take();
+    match (ended, follows) {
+        (Some(Ok(())), Some((tunnel, _during))) => tokio::select! {
+            () = tunnel => {}
+            () = drain.cut() => {}
+        },
+        (Some(Err(error)), _) => tracing::debug!(%error, "a client connection ended"),
+        (Some(Ok(())) | None, _) => {}
     }
 }
 
@@ -96,12 +110,19 @@ struct Turns {
     busy: AtomicBool,
     /// How many have begun: one may begin and end without the socket being read meanwhile.
     begun: AtomicU64,
+    /// The bytes are another protocol's from here on.
+    upgraded: AtomicBool,
 }
 
 impl Turns {
     fn begin(&self) {
         self.busy.store(true, Ordering::Relaxed);
         self.begun.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether no rule of HTTP, and no timer of ours, holds for the bytes any more: a tunnel has its own.
+    fn upgraded(&self) -> bool {
+        self.upgraded.load(Ordering::Relaxed)
     }
 }
 
@@ -113,6 +134,13 @@ struct During {
     in_flight: InFlight,
 }
 
+impl During {
+    /// It goes on as a tunnel.
+    fn upgrade(&self) {
+        self.turns.upgraded.store(true, Ordering::Relaxed);
+    }
+}
+
 impl Drop for During {
     fn drop(&mut self) {
         self.turns.busy.store(false, Ordering::Relaxed);
@@ -120,11 +148,11 @@ impl Drop for During {
 }
 
 pin_project_lite::pin_project! {
-    /// An answer's body that knows when it is over.
+    /// An answer's body that knows when it is over; that of a 101 leaves this to its tunnel.
     struct Answer<B> {
         #[pin]
         body: B,
-        _during: During,
+        _during: Option<During>,
     }
 }
 
@@ -189,7 +217,7 @@ impl<IO> TimedIo<IO> {
             self.known = begun;
             self.waiting = Waiting::Service;
         }
-        if self.turns.busy.load(Ordering::Relaxed) {
+        if self.turns.upgraded() || self.turns.busy.load(Ordering::Relaxed) {
             return None;
         }
         if let Waiting::Service = self.waiting {

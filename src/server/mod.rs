@@ -5,6 +5,7 @@
 pub mod connection;
 pub mod drain;
 pub mod listener;
+pub mod upgrade;
 
 use std::net::SocketAddr;
 use std::time::Duration;

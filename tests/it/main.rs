@@ -35,3 +35,5 @@ mod streaming;
 mod support;
 #[cfg(test)]
 mod truncation;
+#[cfg(test)]
+mod websocket;

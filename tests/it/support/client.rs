@@ -241,6 +241,14 @@ impl Reader {
         self.read().await
     }
 
+    /// So many bytes that are no HTTP, behind a 101.
+    pub(crate) async fn bytes(&mut self, length: usize) -> Vec<u8> {
+        while self.buffer.len() < length {
+            assert!(self.read().await, "the connection ended in a tunnel");
+        }
+        self.buffer.drain(..length).collect()
+    }
+
     /// Whether the connection ends without another byte.
     pub(crate) async fn is_over(&mut self) -> bool {
         self.buffer.is_empty() && !self.read().await
