@@ -52,6 +52,8 @@ struct Passing {
     body: UpstreamBody,
     idle: IdleTimer,
     trailers: Trailers,
+    /// Known, and not told yet.
+    broken: Option<RelayError>,
     exchange: Exchange,
     #[expect(dead_code, reason = "held for its drop: the request counts as in flight until its answer has ended")]
     permits: Permits,
@@ -103,7 +105,8 @@ pub fn relay(
     if bodiless || exchange.method() == Method::HEAD {
         exchange.ended(Outcome::Delivered, None);
     }
-    let mut passing = Passing { body, idle: IdleTimer::new(route.body_idle_timeout), trailers, exchange, permits };
+    let idle = IdleTimer::new(route.body_idle_timeout);
+    let mut passing = Passing { body, idle, trailers, broken: None, exchange, permits };
     passing.note_end();
     Response::from_parts(parts, Relayed(Source::Upstream(passing)))
 }
@@ -162,12 +165,15 @@ impl Passing {
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
+        if let Some(error) = self.broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         let frame = match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
                 std::task::ready!(self.idle.poll_elapsed(cx));
                 let limit = self.idle.limit();
-                return self.broken(RelayError::Idle(limit));
+                return self.breaks(RelayError::Idle(limit), cx);
             }
         };
         self.idle.restart();
@@ -176,7 +182,7 @@ impl Passing {
                 self.exchange.ended(Outcome::Delivered, None);
                 Poll::Ready(None)
             }
-            Some(Err(error)) => self.broken(RelayError::Upstream(error)),
+            Some(Err(error)) => self.breaks(RelayError::Upstream(error), cx),
             Some(Ok(frame)) if frame.is_trailers() && self.trailers == Trailers::Unwanted => {
                 self.exchange.ended(Outcome::Delivered, None);
                 Poll::Ready(None)
@@ -192,9 +198,13 @@ impl Passing {
         }
     }
 
-    fn broken(&mut self, error: RelayError) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
+    /// Breaks off, one turn later: hyper throws away what it has not written when it hears of an error, and a client
+    /// that sees a head and a part knows more than one that sees nothing.
+    fn breaks(&mut self, error: RelayError, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
         self.exchange.ended(Outcome::Truncated, Some(&error));
-        Poll::Ready(Some(Err(error)))
+        self.broken = Some(error);
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 

@@ -10,6 +10,8 @@ mod errors;
 #[cfg(test)]
 mod guard;
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod hygiene;
 #[cfg(test)]
 mod identity;
