@@ -3,6 +3,7 @@
 //! One straight line, [`Proxy::pass`]; each step gives the next one a value that only it can make. Imports `auth`,
 //! `server::upgrade`, `route`, `message`, `tls`, `tasks`, `clock`, `units`.
 
+pub mod conceal;
 pub mod explain;
 pub mod forward;
 pub mod guard;
@@ -24,10 +25,11 @@ use hyper::body::Incoming;
 use prometheus_client::registry::Registry;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use self::conceal::{Passage, Secrets};
 use self::forward::Failure;
 use self::guard::AllowedHosts;
 use self::outcome::ProxyError;
-use self::pool::{Answered, Connections, Pool, Reuse, Switched, UpstreamBody, UpstreamError};
+use self::pool::{Answered, Connections, Pool, Reuse, Switched, UpstreamError};
 use self::record::{AccessLog, Exchange, Metrics};
 use self::relay::{Permits, Relayed};
 use self::rewrite::{Outbound, Purpose, Spare};
@@ -88,7 +90,7 @@ struct LiveRoute {
 
 /// What the upstream made of a request.
 enum Passed<'live> {
-    Response(Response<UpstreamBody>, Permits, &'live Route),
+    Response(Response<Passage>, Permits, &'live Route),
     WebSocket(Handshake, Response<Switched>, Permits),
 }
 
@@ -202,8 +204,13 @@ impl Proxy {
         if handshake.is_some() {
             outbound.ask_for_websocket();
         }
-        match (self.deliver(outbound, to).await?, handshake) {
-            (Answered::Response(response), _) => Ok(Passed::Response(response, permits, &to.route)),
+        let (answered, secrets) = self.deliver(outbound, to).await?;
+        match (answered, handshake) {
+            (Answered::Response(response), _) => {
+                // Waits for a body only where there may be something to take out of it, which is rare.
+                let passage = Box::pin(conceal::refusal(response, &secrets, to.route.body_idle_timeout));
+                Ok(Passed::Response(passage.await.map_err(ProxyError::Upstream)?, permits, &to.route))
+            }
             (Answered::Switched(response), Some(handshake)) if handshake.is_answered_by(response.headers()) => {
                 Ok(Passed::WebSocket(handshake, response, permits))
             }
@@ -211,8 +218,9 @@ impl Proxy {
         }
     }
 
-    /// Authorises and sends, twice at most (security.md 3.3), the second time on a new connection.
-    async fn deliver(&self, mut outbound: Outbound, to: &LiveRoute) -> Result<Answered, ProxyError> {
+    /// Authorises and sends, twice at most (security.md 3.3), the second time on a new connection. Returns with the answer
+    /// the secrets that its request carried.
+    async fn deliver(&self, mut outbound: Outbound, to: &LiveRoute) -> Result<(Answered, Secrets), ProxyError> {
         let LiveRoute { route, scheme, .. } = to;
         let connections = to.connections(outbound.purpose());
         let upload = Arc::clone(outbound.upload());
@@ -226,7 +234,7 @@ impl Proxy {
             };
             let generation = grant.generation();
             let sealed = outbound.seal(grant);
-            let spare = sealed.spare();
+            let (spare, secrets) = (sealed.spare(), sealed.secrets());
             let sent = self.clock.now();
             // A WebSocket's connection ends with it, so it begins with it too.
             let may_reuse = attempt == Attempt::First && sealed.purpose() == Purpose::Answer;
@@ -236,7 +244,7 @@ impl Proxy {
                     let granted = Granted { scheme: scheme.as_deref(), generation, connections, offset, sent };
                     match self.after_refusal(granted, &response, attempt, spare).await {
                         Some(again) => again,
-                        None => return Ok(response),
+                        None => return Ok((response, secrets)),
                     }
                 }
                 Err(Failure::Unsent(again, _)) if attempt == Attempt::First => *again,

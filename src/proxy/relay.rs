@@ -15,6 +15,7 @@ use http::{Method, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::conceal::Passage;
 use super::localize;
 use super::outcome::{Outcome, ProxyError};
 use super::pool::UpstreamBody;
@@ -38,6 +39,7 @@ pub struct Permits(#[expect(dead_code, reason = "held for their drop")] pub(supe
 #[derive(Debug)]
 enum Source {
     Upstream(Passing),
+    /// Little enough that the places among the requests in flight are given back before it is taken.
     Whole {
         bytes: Option<Bytes>,
         exchange: Exchange,
@@ -88,7 +90,7 @@ impl Error for RelayError {
 
 /// Passes an upstream's answer on.
 pub fn relay(
-    response: Response<UpstreamBody>,
+    response: Response<Passage>,
     mut exchange: Exchange,
     permits: Permits,
     trailers: Trailers,
@@ -105,6 +107,13 @@ pub fn relay(
     if bodiless || exchange.method() == Method::HEAD {
         exchange.ended(Outcome::Delivered, None);
     }
+    let body = match body {
+        Passage::Streaming(body) => body,
+        Passage::Held(bytes) => {
+            exchange.ended(Outcome::Delivered, None);
+            return Response::from_parts(parts, Relayed(Source::Whole { bytes: Some(bytes), exchange }));
+        }
+    };
     let idle = IdleTimer::new(route.body_idle_timeout);
     let mut passing = Passing { body, idle, trailers, broken: None, exchange, permits };
     passing.note_end();

@@ -10,6 +10,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Method, Request, Uri, Version};
 
+use super::conceal::Secrets;
 use super::guard::Admitted;
 use super::outcome::ProxyError;
 use super::pool::Form;
@@ -180,6 +181,11 @@ impl Sealed {
     /// What it is sent for.
     pub(super) fn purpose(&self) -> Purpose {
         self.outbound.purpose
+    }
+
+    /// What of it must not come back to the caller.
+    pub(super) fn secrets(&self) -> Secrets {
+        Secrets::of(&self.outbound.headers)
     }
 
     /// All that a second send would need.

@@ -6,6 +6,8 @@
 #[cfg(test)]
 mod bearer;
 #[cfg(test)]
+mod conceal;
+#[cfg(test)]
 mod errors;
 #[cfg(test)]
 mod guard;
@@ -17,6 +19,8 @@ mod hygiene;
 mod identity;
 #[cfg(test)]
 mod limits;
+#[cfg(test)]
+mod localize;
 #[cfg(test)]
 mod metrics;
 #[cfg(test)]
