@@ -132,17 +132,14 @@ fn redact(text: &[u8], words: &[&[u8]]) -> Option<Vec<u8>> {
     let mut found = false;
     let mut rest = text;
     while let Some((first, next)) = rest.split_first() {
-        rest = match words.iter().find_map(|word| behind(rest, word)) {
-            Some(behind) => {
-                redacted.extend_from_slice(REDACTED);
-                found = true;
-                behind
-            }
-            None => {
-                redacted.push(*first);
-                next
-            }
-        };
+        if let Some(behind) = words.iter().find_map(|word| behind(rest, word)) {
+            redacted.extend_from_slice(REDACTED);
+            found = true;
+            rest = behind;
+        } else {
+            redacted.push(*first);
+            rest = next;
+        }
     }
     found.then_some(redacted)
 }
@@ -157,10 +154,10 @@ fn behind<'a>(text: &'a [u8], word: &[u8]) -> Option<&'a [u8]> {
 fn spelled(text: &[u8], byte: u8) -> Option<&[u8]> {
     match text {
         [first, rest @ ..] if *first == byte => Some(rest),
-        [b'\\', b'u', b'0', b'0', high, low, rest @ ..] if hex(&[*high, *low]) == Some(byte) => Some(rest),
+        [b'\\', b'u', b'0', b'0', high, low, rest @ ..] if hex([*high, *low]) == Some(byte) => Some(rest),
         [b'\\', first, rest @ ..] if *first == byte && !byte.is_ascii_alphanumeric() => Some(rest),
-        [b'%', high, low, rest @ ..] if hex(&[*high, *low]) == Some(byte) => Some(rest),
-        [b'&', b'#', b'x' | b'X', high, low, b';', rest @ ..] if hex(&[*high, *low]) == Some(byte) => Some(rest),
+        [b'%', high, low, rest @ ..] if hex([*high, *low]) == Some(byte) => Some(rest),
+        [b'&', b'#', b'x' | b'X', high, low, b';', rest @ ..] if hex([*high, *low]) == Some(byte) => Some(rest),
         [b'&', b'#', rest @ ..] => {
             let end = rest.iter().take(4).position(|byte| *byte == b';')?;
             let (digits, rest) = rest.split_at_checked(end)?;
@@ -171,8 +168,8 @@ fn spelled(text: &[u8], byte: u8) -> Option<&[u8]> {
     }
 }
 
-fn hex(digits: &[u8; 2]) -> Option<u8> {
-    let text = std::str::from_utf8(digits).ok().filter(|text| !text.starts_with('+'))?;
+fn hex(digits: [u8; 2]) -> Option<u8> {
+    let text = std::str::from_utf8(&digits).ok().filter(|text| !text.starts_with('+'))?;
     u8::from_str_radix(text, 16).ok()
 }
 

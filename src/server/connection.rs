@@ -1,7 +1,7 @@
 //! One client connection: HTTP/1.0 and 1.1 by hyper, with two timers of our own.
 //!
 //! hyper's one timer cannot tell a slow head from an idle connection (security.md F4); the socket wrapper here can,
-//! because the service tells it when a request is under way. Imports `server::drain`, `message`.
+//! because the service tells it when a request is under way. Imports `server::{drain, upgrade}`, `message`.
 
 use std::fmt;
 use std::io;

@@ -32,6 +32,9 @@ enum Then {
     Closes,
 }
 
+/// Method, answer, and what comes of it.
+type Case = (&'static str, Vec<u8>, Then, Fate);
+
 use Fate::{Cut, Passes, Refused, Spent};
 use Then::{Closes, Waits};
 
@@ -50,20 +53,21 @@ fn assert_strict(answer: &Answer, case: &str) {
 }
 
 /// Has the upstream answer with these bytes, and the request after it with good ones.
-async fn suffers(countersign: &Countersign, wire: &Wire, method: &str, bytes: &[u8], then: Then, fate: Fate) {
+async fn suffers(countersign: &Countersign, wire: &Wire, case: &Case) {
+    let (method, bytes, then, fate) = case;
     let case = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).into_owned();
     let mut client = countersign.connect().await;
     let (answer, mut line) = tokio::join!(client.ask(method, "/wire", &[], b""), async {
         let mut line = wire.accept().await;
         line.head().await;
         line.try_write(bytes).await;
-        if then == Closes {
+        if *then == Closes {
             line.half_close().await;
         }
         line
     });
     assert_strict(&answer, &case);
-    let wanted = match fate {
+    let wanted = match *fate {
         Passes(status, body) | Spent(status, body) => {
             assert_eq!((answer.text().as_str(), answer.whole), (body, true), "{case}");
             (status, "none")
@@ -75,7 +79,7 @@ async fn suffers(countersign: &Countersign, wire: &Wire, method: &str, bytes: &[
         }
     };
     assert_eq!(answer.verdict(), wanted, "{case}");
-    if fate == Cut {
+    if *fate == Cut {
         assert!(client.reader.is_over().await, "{case}");
         client = countersign.connect().await;
     }
@@ -94,16 +98,16 @@ async fn suffers(countersign: &Countersign, wire: &Wire, method: &str, bytes: &[
     assert_eq!((next.status, next.text().as_str()), (200, "right"), "{case}");
 }
 
-async fn all(cases: &[(&str, Vec<u8>, Then, Fate)]) {
+async fn all(cases: &[Case]) {
     let wire = Wire::listen().await;
     let world = Plan::open().add(&wire.route("/wire")).start().await;
-    for (method, bytes, then, fate) in cases {
-        suffers(&world.countersign, &wire, method, bytes, *then, *fate).await;
+    for case in cases {
+        suffers(&world.countersign, &wire, case).await;
     }
     world.finish().await;
 }
 
-fn get(bytes: impl AsRef<[u8]>, then: Then, fate: Fate) -> (&'static str, Vec<u8>, Then, Fate) {
+fn get(bytes: impl AsRef<[u8]>, then: Then, fate: Fate) -> Case {
     ("GET", bytes.as_ref().to_vec(), then, fate)
 }
 

@@ -71,6 +71,12 @@ impl Client {
         self.ask("GET", target, &[], b"").await
     }
 
+    /// Leaves by a reset instead of an end.
+    pub(crate) fn reset(self) {
+        let stream = self.reader.half.reunite(self.writer.0).unwrap();
+        socket2::SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+    }
+
     /// Sends these bytes and reads the answer to them.
     pub(crate) async fn raw(&mut self, bytes: impl AsRef<[u8]>) -> Answer {
         self.writer.send(bytes).await;
