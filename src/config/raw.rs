@@ -12,6 +12,7 @@ use super::read::{At, FromToml, Map, Reader, Table, Text, Value, choice, given, 
 pub use super::read::{Key, Type};
 use crate::auth::spec::{ClientAuth, PayloadSigning, UserToken};
 use crate::proxy::guard::Forwarding;
+use crate::route::Cookies;
 use crate::secret::Secret;
 use crate::telemetry::log::{Format, Level};
 use crate::tls::Http2;
@@ -305,6 +306,12 @@ table! {
         server_name: Text;
         /// Whether `%2F` may stand in a request's path.
         allow_encoded_slash: bool = "false";
+        /// Whether a WebSocket may begin here; otherwise `Upgrade` is taken out of requests.
+        websocket: bool = "false";
+        /// Whether a `Location` in the upstream's answer that leads under this route is rewritten to lead here.
+        rewrite_location: bool = "true";
+        /// "pass" leaves the upstream's cookies as they are; "local" makes them good for callers: no Domain, no Secure, Path of this route.
+        cookies: Cookies = r#""pass""#;
         /// Requests of this route at the same time; the one of [proxy] alone, if left out.
         max_in_flight: usize;
         /// Changes to the request's headers on the way out.
@@ -325,6 +332,7 @@ table! {
 choice!(Format { "text" => Format::Text, "json" => Format::Json });
 choice!(Http2 { "auto" => Http2::Auto, "never" => Http2::Never });
 choice!(Forwarding { "strip" => Forwarding::Strip, "pass" => Forwarding::Pass, "refuse" => Forwarding::Refuse });
+choice!(Cookies { "pass" => Cookies::Pass, "local" => Cookies::Local });
 choice!(ClientAuth { "basic" => ClientAuth::Basic, "body" => ClientAuth::Body });
 choice!(RawFlow { "srp" => RawFlow::Srp, "password" => RawFlow::Password, "admin-password" => RawFlow::AdminPassword });
 choice!(PayloadSigning { "signed" => PayloadSigning::Signed, "unsigned" => PayloadSigning::Unsigned });

@@ -57,6 +57,12 @@ pub fn strip_response(headers: &mut HeaderMap, trailers: Trailers) {
     }
 }
 
+/// Takes out of an answer's trailers what would have been taken out of its head, and the length that would frame it.
+pub fn strip_trailers(trailers: &mut HeaderMap) {
+    strip_response(trailers, Trailers::Unwanted);
+    trailers.remove(header::CONTENT_LENGTH);
+}
+
 /// Takes out fields that some servers would read as one of ours, because they take `_` for `-` (security.md F14).
 pub fn strip_twins(headers: &mut HeaderMap, is_ours: impl Fn(&str) -> bool) {
     let is_twin = |name: &HeaderName| name.as_str().contains('_') && is_ours(&name.as_str().replace('_', "-"));

@@ -12,6 +12,7 @@ use super::pool::UpstreamError;
 use crate::auth::error::AuthError;
 use crate::message::body::BodyError;
 use crate::message::target::TargetError;
+use crate::message::websocket::HandshakeError;
 use crate::route::NoMatch;
 use crate::server::gate::head::HeadError;
 
@@ -272,6 +273,9 @@ pub enum ProxyError {
     /// The method is never proxied.
     #[error("{0} is never proxied")]
     MethodNeverProxied(Method),
+    /// A request for a WebSocket that nobody could answer.
+    #[error(transparent)]
+    Handshake(#[from] HandshakeError),
     /// An Expect that is not `100-continue`.
     #[error("the request expects something other than 100-continue")]
     Expectation,
@@ -306,9 +310,10 @@ impl ProxyError {
     /// Its code, and with it status, label and fault.
     pub fn code(&self) -> Code {
         match self {
-            Self::Target(_) | Self::BadHost(_) | Self::Auth(AuthError::Unsignable(_) | AuthError::Signing(_)) => {
-                Code::BadRequest
-            }
+            Self::Target(_)
+            | Self::BadHost(_)
+            | Self::Handshake(_)
+            | Self::Auth(AuthError::Unsignable(_) | AuthError::Signing(_)) => Code::BadRequest,
             Self::Head(error) => head_code(*error),
             Self::HostNotAllowed(_) | Self::WebPage(_) | Self::Forwarded(_) => Code::CallerRefused,
             Self::CallerToken => Code::CallerToken,
@@ -327,6 +332,7 @@ impl ProxyError {
     pub fn detail(&self) -> Option<String> {
         match self {
             Self::Target(error) => Some(error.to_string()),
+            Self::Handshake(error) => Some(error.to_string()),
             Self::Head(_) | Self::BadHost(_) | Self::MethodNotAllowed { .. } | Self::MethodNeverProxied(_) => {
                 Some(self.to_string())
             }
@@ -406,6 +412,9 @@ fn upstream_code(error: &UpstreamError) -> Code {
         | UpstreamError::Proxy { .. } => Code::UpstreamUnreachable,
         UpstreamError::Tls { .. } | UpstreamError::TlsTimeout { .. } => Code::UpstreamTls,
         UpstreamError::ResponseTimeout(_) => Code::UpstreamTimeout,
-        UpstreamError::Http(_) | UpstreamError::Switched => Code::UpstreamReset,
+        UpstreamError::Http(_)
+        | UpstreamError::Switched
+        | UpstreamError::TooManyInterim
+        | UpstreamError::Framing(_) => Code::UpstreamReset,
     }
 }

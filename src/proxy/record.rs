@@ -116,6 +116,8 @@ pub struct Exchange {
     outcome: Outcome,
     error: Option<String>,
     upload: Option<Arc<Upload>>,
+    /// Through a tunnel, from the client.
+    carried: u64,
     sent: u64,
 }
 
@@ -145,6 +147,7 @@ impl Exchange {
             outcome: Outcome::ClientAborted,
             error: None,
             upload: None,
+            carried: 0,
             sent: 0,
         }
     }
@@ -179,6 +182,12 @@ impl Exchange {
         self.sent += bytes as u64;
     }
 
+    /// So many bytes went through its tunnel, from the client and to it.
+    pub fn carried(&mut self, up: u64, down: u64) {
+        self.carried += up;
+        self.sent += down;
+    }
+
     /// The answer is whole, or broke off.
     pub fn ended(&mut self, outcome: Outcome, error: Option<&(dyn std::error::Error + 'static)>) {
         self.outcome = outcome;
@@ -189,6 +198,11 @@ impl Exchange {
     pub fn refused(&mut self, error: &ProxyError) {
         self.ended(Outcome::Refused(error.code()), Some(error));
         self.status = Some(error.code().status());
+    }
+
+    /// Bytes taken from the client behind the head.
+    fn received(&self) -> u64 {
+        self.upload.as_ref().map_or(0, |upload| upload.passed()) + self.carried
     }
 
     fn log(&self) {
@@ -203,7 +217,7 @@ impl Exchange {
         let status = self.status.map_or(0, |status| status.as_u16());
         let outcome = self.outcome.as_str();
         let milliseconds = self.started.elapsed().as_secs_f64() * 1_000.0;
-        let received = self.upload.as_ref().map_or(0, |upload| upload.passed());
+        let received = self.received();
         let method = self.method.as_ref().map_or("-", Method::as_str);
         let (path, sent, error) = (&self.path, self.sent, self.error.as_deref());
         match fault {
@@ -234,9 +248,9 @@ impl Drop for Exchange {
         requests.get_or_create(&labels).inc();
         let label = RouteLabel { route };
         durations.get_or_create(&label).observe(self.started.elapsed().as_secs_f64());
-        let uploaded = self.upload.as_ref().map_or(0, |upload| upload.passed());
-        if uploaded > 0 {
-            received.get_or_create(&label).inc_by(uploaded);
+        let taken = self.received();
+        if taken > 0 {
+            received.get_or_create(&label).inc_by(taken);
         }
         if self.sent > 0 {
             sent.get_or_create(&label).inc_by(self.sent);

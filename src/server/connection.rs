@@ -1,10 +1,10 @@
 //! One client connection: HTTP/1.0 and 1.1 by hyper, behind the gate.
 //!
 //! A request that the gate has refused reaches the service as its refusal, in the request's place: whoever serves has to
-//! look. Imports `server::{drain, gate}`.
+//! look. Imports `server::{drain, gate, upgrade}`.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -20,7 +20,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::Arrival;
 use super::drain::{Drain, InFlight};
 use super::gate::head::{LARGEST_HEAD, MOST_FIELDS};
-use super::gate::{Gate, Refusal};
+use super::gate::{Gate, Word};
+use super::upgrade::Tunnel;
 
 /// What is read of a body before the upstream takes it.
 pub(super) const READ_BUFFER: usize = 64 * 1024;
@@ -34,26 +35,33 @@ pub struct Timers {
     pub idle: Duration,
 }
 
-/// Serves one connection until its end; ends it early when `drain` says so.
+/// Serves one connection until its end, and the [`Tunnel`] that follows an answer of 101; ends it early when `drain` says
+/// so.
 pub async fn serve<IO, S, F, B>(io: IO, timers: Timers, drain: Drain, service: S)
 where
-    IO: AsyncRead + AsyncWrite + Unpin,
+    IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     S: Fn(Arrival) -> F,
     F: Future<Output = Response<B>>,
     B: Body<Data = Bytes> + 'static,
     B::Error: std::error::Error + Send + Sync + 'static,
 {
-    let refusal = Refusal::default();
-    let io = Gate::new(io, timers, Arc::clone(&refusal));
+    let word = Arc::<Word>::default();
+    let io = Gate::new(io, timers, Arc::clone(&word));
+    let (word, follows) = (&word, &Mutex::new(None));
     let service = service_fn(|request| {
-        let in_flight = drain.enter();
-        let answer = service(match refusal.get() {
+        let mut in_flight = Some(drain.enter());
+        let answer = service(match word.refused() {
             None => Ok(request),
             Some(refused) => Err(refused.clone()),
         });
-        async {
+        let is_leaving = || drain.is_leaving();
+        async move {
             let mut response = answer.await;
-            if drain.is_leaving() {
+            if let Some(tunnel) = Tunnel::take_from(&mut response) {
+                word.tunnel();
+                // It is a request in flight until its end.
+                *follows.lock().unwrap_or_else(PoisonError::into_inner) = Some((tunnel, in_flight.take()));
+            } else if is_leaving() {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, std::convert::Infallible>(response.map(|body| Answer { body, _in_flight: in_flight }))
@@ -67,21 +75,29 @@ where
         .max_headers(MOST_FIELDS)
         .max_header_size(LARGEST_HEAD)
         .max_buf_size(READ_BUFFER)
-        .serve_connection(TokioIo::new(io), service);
+        .serve_connection(TokioIo::new(io), service)
+        .with_upgrades();
     let mut connection = std::pin::pin!(connection);
-    tokio::select! {
-        outcome = connection.as_mut() => return log_end(outcome),
-        () = drain.closed() => connection.as_mut().graceful_shutdown(),
-    }
-    tokio::select! {
-        outcome = connection => log_end(outcome),
-        () = drain.cut() => {}
-    }
-}
-
-fn log_end(outcome: Result<(), hyper::Error>) {
-    if let Err(error) = outcome {
-        tracing::debug!(error = %error, "a client connection ended");
+    let ended = tokio::select! {
+        outcome = connection.as_mut() => Some(outcome),
+        () = drain.closed() => {
+            connection.as_mut().graceful_shutdown();
+            tokio::select! {
+                outcome = connection => Some(outcome),
+                () = drain.cut() => None,
+            }
+        }
+    };
+    let follows = follows.lock().unwrap_or_else(PoisonError::into_inner).take();
+    match (ended, follows) {
+        // What came behind the handshake, before its answer, was taken for a request: nobody who obeys RFC 6455 does that.
+        (Some(Ok(())), Some(_)) if word.refused().is_some() => {}
+        (Some(Ok(())), Some((tunnel, _in_flight))) => tokio::select! {
+            () = tunnel => {}
+            () = drain.cut() => {}
+        },
+        (Some(Err(error)), _) => tracing::debug!(%error, "a client connection ended"),
+        (Some(Ok(())) | None, _) => {}
     }
 }
 
@@ -90,7 +106,7 @@ pin_project_lite::pin_project! {
     struct Answer<B> {
         #[pin]
         body: B,
-        _in_flight: InFlight,
+        _in_flight: Option<InFlight>,
     }
 }
 

@@ -12,6 +12,7 @@ pub mod judge;
 use std::fmt;
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -25,7 +26,7 @@ use self::judge::{Judge, Refused, Stop};
 use super::connection::Timers;
 use crate::message::body::IdleTimer;
 
-/// What hyper reads in place of a refused head. `Refusal` tells the service, which never takes it for a request.
+/// What hyper reads in place of a refused head. [`Word`] tells the service, which never takes it for a request.
 const SUBSTITUTE: &[u8] = b"GET / HTTP/1.1\r\nconnection: close\r\n\r\n";
 /// An answer to HEAD has no body (RFC 9110 9.3.2).
 const SUBSTITUTE_FOR_HEAD: &[u8] = b"HEAD / HTTP/1.1\r\nconnection: close\r\n\r\n";
@@ -35,15 +36,35 @@ const LINGER: Duration = Duration::from_millis(500);
 /// A buffer that grew beyond this is given back once it is empty: a thousand idle connections hold nothing.
 const KEPT: usize = 8 * 1024;
 
-/// Tells the service that what it is asked is the substitute for a refused head.
-pub(super) type Refusal = Arc<OnceLock<Refused>>;
+/// What the gate and the service of one connection tell each other.
+#[derive(Debug, Default)]
+pub(super) struct Word {
+    refused: OnceLock<Refused>,
+    tunnels: AtomicBool,
+}
+
+impl Word {
+    /// Why what the service is asked is the substitute for a refused head, if it is.
+    pub(super) fn refused(&self) -> Option<&Refused> {
+        self.refused.get()
+    }
+
+    /// From here on the bytes are another protocol's: they pass untouched, and no timer of ours runs.
+    pub(super) fn tunnel(&self) {
+        self.tunnels.store(true, Ordering::Relaxed);
+    }
+
+    fn tunnels(&self) -> bool {
+        self.tunnels.load(Ordering::Relaxed)
+    }
+}
 
 /// A socket whose bytes are judged before they are read.
 pub(super) struct Gate<IO> {
     io: IO,
     timers: Timers,
     judge: Judge,
-    refusal: Refusal,
+    word: Arc<Word>,
     /// Bytes that have come and have not been passed on.
     held: BytesMut,
     /// So many of them may pass.
@@ -68,12 +89,12 @@ enum Waiting {
 }
 
 impl<IO> Gate<IO> {
-    pub(super) fn new(io: IO, timers: Timers, refusal: Refusal) -> Self {
+    pub(super) fn new(io: IO, timers: Timers, word: Arc<Word>) -> Self {
         Self {
             io,
             timers,
             judge: Judge::default(),
-            refusal,
+            word,
             held: BytesMut::new(),
             cleared: 0,
             waiting: Waiting::Service,
@@ -116,7 +137,7 @@ impl<IO> Gate<IO> {
                 self.held.extend_from_slice(if is_head { SUBSTITUTE_FOR_HEAD } else { SUBSTITUTE });
                 self.cleared = self.held.len();
                 // Set before hyper can read the substitute; once, because nothing is judged after it.
-                self.refusal.get_or_init(|| refused);
+                self.word.refused.get_or_init(|| refused);
                 Ok(0)
             }
         }
@@ -188,6 +209,12 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Gate<IO> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let gate = &mut *self;
         let before = buffer.filled().len();
+        if gate.word.tunnels() {
+            if gate.held.is_empty() {
+                return Pin::new(&mut gate.io).poll_read(cx, buffer);
+            }
+            gate.cleared = gate.held.len();
+        }
         loop {
             if gate.cleared > 0 || buffer.remaining() == 0 {
                 gate.pass(buffer);
@@ -255,7 +282,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gate<IO> {
             until
         } else {
             ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
-            if self.judge.is_at_head() && self.held.is_empty() {
+            if self.word.tunnels() || self.judge.is_at_head() && self.held.is_empty() {
                 return Poll::Ready(Ok(()));
             }
             *self.lingers.insert(Instant::now() + LINGER)

@@ -10,6 +10,7 @@ pub mod listener;
 mod secured;
 #[cfg(unix)]
 pub mod unix;
+pub mod upgrade;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -21,7 +21,7 @@ use super::http2;
 /// Serves one connection until its end; ends it early when `drain` says so.
 pub(super) async fn serve<IO, S, F, B>(acceptor: TlsAcceptor, io: IO, timers: Timers, drain: Drain, service: S)
 where
-    IO: AsyncRead + AsyncWrite + Unpin,
+    IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     S: Fn(Arrival) -> F,
     F: Future<Output = Response<B>> + Send + 'static,
     B: Body<Data = Bytes> + Send + 'static,

@@ -8,6 +8,8 @@ mod bearer;
 #[cfg(test)]
 mod caller;
 #[cfg(test)]
+mod conceal;
+#[cfg(test)]
 mod egress;
 #[cfg(test)]
 mod errors;
@@ -16,11 +18,15 @@ mod gate;
 #[cfg(test)]
 mod guard;
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod hygiene;
 #[cfg(test)]
 mod identity;
 #[cfg(test)]
 mod limits;
+#[cfg(test)]
+mod localize;
 #[cfg(test)]
 mod metrics;
 #[cfg(test)]
@@ -49,3 +55,5 @@ mod support;
 mod tls;
 #[cfg(test)]
 mod truncation;
+#[cfg(test)]
+mod websocket;

@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 
 pub(crate) use client::{Answer, Client, Piece};
 pub(crate) use metrics::Metrics;
-pub(crate) use wire::Wire;
+pub(crate) use wire::{Line, Wire};
 pub(crate) use world::{Held, Plan, World, app_client, held, hold, iam, piece, seen, token, user};
 
 /// The API's own name; `connect_to` leads it to a stand-in.
