@@ -4,6 +4,7 @@
 //! each fetch has providers of its own, since they read their files once (aws.md F1). A role's base credentials have a cache
 //! of their own, so many roles share one. Imports `secret`, `clock`.
 
+use std::error::Error as _;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -298,10 +299,18 @@ impl std::fmt::Display for Place {
 fn explain(place: &Place, error: CredentialsError) -> FetchError {
     let from = place.to_string();
     let permanence = match &error {
+        // The SDK counts an instance that does not answer among those that have no keys. Where it alone is asked, it is an
+        // outage; at the end of the chain it mostly means that this is no instance.
+        CredentialsError::CredentialsNotLoaded(_) if *place == Place::Instance && has_cause(&error) => Permanence::Passing,
         CredentialsError::CredentialsNotLoaded(_) => return FetchError::NoSource { from, source: error },
         CredentialsError::InvalidConfiguration(_) => Permanence::Permanent,
         // Outages, and kinds of failure that the SDK may yet invent.
         _ => Permanence::Passing,
     };
     FetchError::Aws { from, permanence, source: error }
+}
+
+/// Whether there is more beneath than a sentence of the SDK's.
+fn has_cause(error: &CredentialsError) -> bool {
+    error.source().and_then(std::error::Error::source).is_some()
 }

@@ -265,16 +265,17 @@ class Imds(KeyServer):
 
     def __init__(self, *arguments, **more):
         super().__init__(*arguments, **more)
-        self.session = None
+        self.sessions: set[str] = set()
 
     def reply(self, call):
         if call.target == "/latest/api/token":
             if call.method != "PUT" or not 1 <= int(call.header("x-aws-ec2-metadata-token-ttl-seconds") or 0) <= 21600:
                 return Answer(400, b"")
-            self.session = secrets.token_hex(20)
+            session = secrets.token_hex(20)
+            self.sessions.add(session)
             ttl = call.header("x-aws-ec2-metadata-token-ttl-seconds")
-            return Answer(200, self.session.encode(), {"x-aws-ec2-metadata-token-ttl-seconds": ttl})
-        if self.session is None or call.header("x-aws-ec2-metadata-token") != self.session:
+            return Answer(200, session.encode(), {"x-aws-ec2-metadata-token-ttl-seconds": ttl})
+        if call.header("x-aws-ec2-metadata-token") not in self.sessions:
             return Answer(401, b"")
         prefix = "/latest/meta-data/iam/security-credentials"
         if call.target.startswith(f"{prefix}-extended"):
