@@ -5,6 +5,7 @@ A test waits for what it wants to see with `until`, which has a deadline. Everyt
 """
 
 import base64
+import concurrent.futures
 import contextlib
 import dataclasses
 import enum
@@ -229,8 +230,8 @@ class KeyServer(Double):
             self.changed.notify_all()
         return key
 
-    def end(self):
-        return (datetime.now(UTC) + timedelta(seconds=self.lifetime)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    def end(self, seconds=None):
+        return (datetime.now(UTC) + timedelta(seconds=self.lifetime if seconds is None else seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
     def secrets(self):
         return [secret for key in self.given for secret in key.secrets()]
@@ -291,11 +292,17 @@ class Imds(KeyServer):
 
 
 class Sts(KeyServer):
-    """AssumeRole and AssumeRoleWithWebIdentity. `refuse` maps a role's ARN to the error that it gets: (status, code)."""
+    """AssumeRole and AssumeRoleWithWebIdentity.
+
+    `refuse` maps a role's ARN to the error that it gets: (status, code). The sessions of roles in `ended` are over when they
+    begin, and callers in `unknown` get what IAM says of keys that were deleted.
+    """
 
     def __init__(self, **more):
         super().__init__(**more)
         self.refuse: dict[str, tuple[int, str]] = {}
+        self.ended: set[str] = set()
+        self.unknown: set[str] = set()
         self.forms: list[dict] = []
         self.callers: list[str | None] = []  # the access key ids that signed
 
@@ -305,15 +312,17 @@ class Sts(KeyServer):
             self.forms.append(form)
             self.callers.append(key_id(call))
             self.changed.notify_all()
-        if problem := self.refuse.get(form["RoleArn"]):
+        problem = (403, "InvalidClientTokenId") if key_id(call) in self.unknown else self.refuse.get(form["RoleArn"])
+        if problem:
             status, code = problem
             return self._xml(status, "ErrorResponse", f"<Error><Type>Sender</Type><Code>{code}</Code>"
                              f"<Message>no</Message></Error><RequestId>1</RequestId>")
         key, action = self.new_key(), form["Action"]
+        end = self.end(-60 if form["RoleArn"] in self.ended else self.lifetime)
         arn = form["RoleArn"].replace(":iam:", ":sts:").replace(":role/", ":assumed-role/") + "/" + form["RoleSessionName"]
         return self._xml(200, f"{action}Response", f"<{action}Result><Credentials>"
                          f"<AccessKeyId>{key.id}</AccessKeyId><SecretAccessKey>{key.secret}</SecretAccessKey>"
-                         f"<SessionToken>{key.token}</SessionToken><Expiration>{self.end()}</Expiration></Credentials>"
+                         f"<SessionToken>{key.token}</SessionToken><Expiration>{end}</Expiration></Credentials>"
                          f"<AssumedRoleUser><AssumedRoleId>AROA:x</AssumedRoleId><Arn>{arn}</Arn></AssumedRoleUser>"
                          f"</{action}Result>")
 
@@ -428,31 +437,20 @@ class Flow:
         connection.close()
 
 
-def burst(sidecar, path, requests, callers=8):
-    """This many requests on `callers` kept connections at the same time; counts what came."""
-    answers = Counter()
-    lock = threading.Lock()
+class Together:
+    """Functions that wait more than they work: all run at the same time, each with a folder, and a test tells of each."""
 
-    def ask(count):
-        mine = Counter()
-        connection = http.client.HTTPConnection(*sidecar.proxy, timeout=30)
-        connection.connect()
-        connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for _ in range(count):
-            connection.request("GET", path)
-            answer = connection.getresponse()
-            answer.read()
-            mine[answer.status] += 1
-        connection.close()
-        with lock:
-            answers.update(mine)
+    def __init__(self):
+        self.functions = {}
 
-    threads = [threading.Thread(target=ask, args=(requests // callers,), daemon=True) for _ in range(callers)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    return answers
+    def add(self, function, *arguments):
+        name = function.__name__ + "".join(f"[{argument}]" for argument in arguments)
+        self.functions[name] = lambda folder: function(folder, *arguments)
+        return function
+
+    def run(self, make_folder):
+        with concurrent.futures.ThreadPoolExecutor(len(self.functions)) as pool:
+            yield {name: pool.submit(function, make_folder(name)) for name, function in self.functions.items()}
 
 
 def bearer(name, issuer, secret, upstream, lines=""):

@@ -6,16 +6,14 @@ volume. The gateway verifies every signature with botocore and awscrt, and knows
 A rotation is mostly waiting, for the next look at a file or the next renewal; so all of them run at the same time.
 """
 
-import concurrent.futures
 import contextlib
-import inspect
 import json
 import secrets
 
 import pytest
 
 from conftest import route as gateway_route
-from doubles import Flow, Issuer, Sts, Upstream, bearer, key_id, route, running
+from doubles import Flow, Issuer, Sts, Together, Upstream, bearer, key_id, route, running
 from emulators import REGION, Backend, Front, Ministack
 from gateway import Gateway, Keys
 from test_cognito import PASSWORD, asked, person
@@ -61,30 +59,20 @@ def new_keys():
     return Keys("AKIA" + secrets.token_hex(8).upper(), "secret/" + secrets.token_hex(20), "token/" + secrets.token_hex(30))
 
 
-ROTATIONS = {}
+rotation = Together()
 
 
-def rotation(function, *arguments, name=None):
-    """Makes a function a test below; one that has a `gateway` among its parameters gets one of its own."""
-    def run(folder):
-        if "gateway" not in inspect.signature(function).parameters:
-            return function(folder, *arguments)
-        server = Gateway()
-        server.ca.cert_pem.write_to_path(folder / "ca.pem")
-        try:
-            function(folder, server, *arguments)
-        finally:
-            server.close()
-        assert server.failures == []
-
-    ROTATIONS[name or function.__name__] = run
-    return function
-
-
-@pytest.fixture(scope="module")
-def rotations(tmp_path_factory):
-    with concurrent.futures.ThreadPoolExecutor(len(ROTATIONS)) as pool:
-        yield {name: pool.submit(run, tmp_path_factory.mktemp(name)) for name, run in ROTATIONS.items()}
+@contextlib.contextmanager
+def verifying(folder, *keys):
+    """A gateway that knows these keys; its roots are in `ca.pem`."""
+    gateway = Gateway()
+    gateway.keys = {known.access_key_id: known for known in keys}
+    gateway.ca.cert_pem.write_to_path(folder / "ca.pem")
+    try:
+        yield gateway
+    finally:
+        gateway.close()
+    assert gateway.failures == []
 
 
 def used(gateway):
@@ -93,7 +81,7 @@ def used(gateway):
     return list(dict.fromkeys(text.partition("Credential=")[2].partition("/")[0] for text in authorizations))
 
 
-@rotation
+@rotation.add
 def a_client_secret_and_an_api_key_are_replaced_in_every_way(tmp_path):
     """Tokens live 10 s, the shortest there is."""
     old, new = "old-secret-0123456789", "new-secret-0123456789"
@@ -131,9 +119,8 @@ def a_client_secret_and_an_api_key_are_replaced_in_every_way(tmp_path):
             assert list(flow.answers) == [200] and flow.answers[200] > 50, (path, flow.answers)
 
 
-def static_keys_in_files_are_replaced(tmp_path, gateway, way):
+def static_keys_in_files_are_replaced(tmp_path, way):
     old, new = new_keys(), new_keys()
-    gateway.keys = {old.access_key_id: old, new.access_key_id: new}
     folder = tmp_path / "keys"
     folder.mkdir()
 
@@ -155,7 +142,7 @@ def static_keys_in_files_are_replaced(tmp_path, gateway, way):
 
     write(old, WAYS[way])
     files = {name: f'{{ file = "{folder / name}" }}' for name in ("id", "key", "token")}
-    config = f"""
+    table = f"""
 [upstream]
 ca_file = "ca.pem"
 
@@ -163,8 +150,10 @@ ca_file = "ca.pem"
 kind = "sigv4"
 region = "{REGION}"
 credentials = {{ static = {{ access_key_id = {files["id"]}, secret_access_key = {files["key"]}, session_token = {files["token"]} }} }}
-""" + gateway_route(gateway, "/iam", "/prod", "iam")
-    with running(tmp_path, config, {}, [old.secret_access_key, new.secret_access_key, old.session_token, new.session_token]) as sidecar:
+"""
+    hidden = [secret for keys in (old, new) for secret in (keys.secret_access_key, keys.session_token)]
+    with verifying(tmp_path, old, new) as gateway, \
+            running(tmp_path, table + gateway_route(gateway, "/iam", "/prod", "iam"), {}, hidden) as sidecar:
         with Flow(sidecar, "/iam/orders", callers=1) as flow:
             sidecar.until(lambda: used(gateway) == [old.access_key_id], "the old key")
             write(new, WAYS[way])
@@ -174,10 +163,10 @@ credentials = {{ static = {{ access_key_id = {files["id"]}, secret_access_key = 
 
 
 for way in WAYS:
-    rotation(static_keys_in_files_are_replaced, way, name=f"static_keys_in_files_are_replaced[{way}]")
+    rotation.add(static_keys_in_files_are_replaced, way)
 
 
-@rotation
+@rotation.add
 def a_users_password_is_replaced_and_the_next_login_uses_it(tmp_path):
     """A login lives on by its refresh token; once that has ended, and the password is another, the new one is used."""
     new = "Another-Horse-4711"
@@ -207,17 +196,17 @@ def profile(name, keys):
             f"aws_session_token = {keys.session_token}\n")
 
 
-@rotation
-def the_credentials_file_of_the_home_directory_is_read_again_when_it_changes(tmp_path, gateway):
+@rotation.add
+def the_credentials_file_of_the_home_directory_is_read_again_when_it_changes(tmp_path):
     """And one that is caught half-written is no reason to forget the keys that work."""
     old, new = new_keys(), new_keys()
-    gateway.keys = {old.access_key_id: old, new.access_key_id: new}
     file = tmp_path / ".aws" / "credentials"
     file.parent.mkdir()
     file.write_text(profile("default", old))
-    config = f'[upstream]\nca_file = "ca.pem"\n[auth.iam]\nkind = "sigv4"\nregion = "{REGION}"\n'
-    config += gateway_route(gateway, "/iam", "/prod", "iam")
-    with running(tmp_path, config, {}, [old.secret_access_key, new.secret_access_key]) as sidecar:
+    table = f'[upstream]\nca_file = "ca.pem"\n[auth.iam]\nkind = "sigv4"\nregion = "{REGION}"\n'
+    hidden = [old.secret_access_key, new.secret_access_key]
+    with verifying(tmp_path, old, new) as gateway, \
+            running(tmp_path, table + gateway_route(gateway, "/iam", "/prod", "iam"), {}, hidden) as sidecar:
         with Flow(sidecar, "/iam/orders", callers=1) as flow:
             sidecar.until(lambda: used(gateway) == [old.access_key_id], "the old key")
             file.write_text(f"[default]\naws_access_key_id = {new.access_key_id}\n")
@@ -228,7 +217,7 @@ def the_credentials_file_of_the_home_directory_is_read_again_when_it_changes(tmp
         assert used(gateway) == [old.access_key_id, new.access_key_id]
 
 
-@rotation
+@rotation.add
 def a_profiles_role_and_process_use_what_their_files_hold_at_each_renewal(tmp_path):
     """role_arn with source_profile: STS is called with the keys that the file has then. credential_process: run again."""
     old, new = new_keys(), new_keys()
@@ -267,7 +256,7 @@ def a_profiles_role_and_process_use_what_their_files_hold_at_each_renewal(tmp_pa
         sidecar.secrets |= set(sts.secrets())
 
 
-@rotation
+@rotation.add
 def a_dead_secret_is_sent_once_and_its_successor_ends_the_outage_within_seconds(tmp_path):
     file = tmp_path / "client-secret"
     file.write_text("dead-0123456789")
@@ -286,6 +275,11 @@ def a_dead_secret_is_sent_once_and_its_successor_ends_the_outage_within_seconds(
         assert issuer.presented == ["dead-0123456789", "alive-0123456789"]
 
 
-@pytest.mark.parametrize("name", ROTATIONS)
-def test_while_requests_flow(name, rotations):
-    rotations[name].result()
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    yield from rotation.run(tmp_path_factory.mktemp)
+
+
+@pytest.mark.parametrize("name", rotation.functions)
+def test_while_requests_flow(name, outcomes):
+    outcomes[name].result()
