@@ -301,7 +301,9 @@ fn explain(place: &Place, error: CredentialsError) -> FetchError {
     let permanence = match &error {
         // The SDK counts an instance that does not answer among those that have no keys. Where it alone is asked, it is an
         // outage; at the end of the chain it mostly means that this is no instance.
-        CredentialsError::CredentialsNotLoaded(_) if *place == Place::Instance && has_cause(&error) => Permanence::Passing,
+        CredentialsError::CredentialsNotLoaded(_) if *place == Place::Instance && has_cause(&error) => {
+            Permanence::Passing
+        }
         CredentialsError::CredentialsNotLoaded(_) => return FetchError::NoSource { from, source: error },
         CredentialsError::InvalidConfiguration(_) => Permanence::Permanent,
         // Outages, and kinds of failure that the SDK may yet invent.
@@ -313,4 +315,46 @@ fn explain(place: &Place, error: CredentialsError) -> FetchError {
 /// Whether there is more beneath than a sentence of the SDK's.
 fn has_cause(error: &CredentialsError) -> bool {
     error.source().and_then(std::error::Error::source).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instance_that_does_not_answer_is_an_outage_where_it_alone_is_asked() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("could not communicate with IMDS")]
+        struct Lost(#[source] std::io::Error);
+        let lost = || CredentialsError::not_loaded(Lost(std::io::ErrorKind::ConnectionReset.into()));
+        let none = || CredentialsError::not_loaded("received 404 from IMDS");
+        for (place, error, permanence) in [
+            (Place::Instance, lost(), Permanence::Passing),
+            (Place::Instance, none(), Permanence::Permanent),
+            (Place::Chain, lost(), Permanence::Permanent),
+        ] {
+            assert_eq!(explain(&place, error).permanence(), permanence, "{place}");
+        }
+    }
+
+    /// A pipe in the place of the second file: whoever reads it waits, and meanwhile both are replaced.
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn the_parts_of_a_key_are_of_one_rotation() {
+        let folder = tempfile::tempdir().unwrap();
+        let (id, key, next) = (folder.path().join("id"), folder.path().join("key"), folder.path().join("next"));
+        std::fs::write(&id, "AKIAOLD").unwrap();
+        std::fs::write(&next, "new").unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(&key).status().unwrap().success());
+        let (access_key_id, secret_access_key) = (SecretReader::file(id.clone()), SecretReader::file(key.clone()));
+        let rotation = std::thread::spawn(move || {
+            let mut pipe = std::fs::OpenOptions::new().write(true).open(&key).unwrap();
+            std::fs::write(&id, "AKIANEW").unwrap();
+            std::fs::rename(&next, &key).unwrap();
+            std::io::Write::write_all(&mut pipe, b"new").unwrap();
+        });
+        let read = StaticKeys { access_key_id, secret_access_key, session_token: None }.read().await.unwrap();
+        rotation.join().unwrap();
+        assert_eq!((read.access_key_id(), read.secret_access_key()), ("AKIANEW", "new"));
+    }
 }
