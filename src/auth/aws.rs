@@ -20,7 +20,6 @@ use aws_credential_types::Credentials;
 use aws_credential_types::provider::ProvideCredentials;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_smithy_async::rt::sleep::TokioSleep;
-use aws_smithy_async::time::SystemTimeSource;
 use aws_smithy_runtime_api::client::identity::Identity;
 use aws_types::region::Region;
 
@@ -29,9 +28,9 @@ use super::control::Control;
 use super::error::{FetchError, Permanence};
 use super::identity_pool::PoolIdentity;
 use super::refreshing::{About, Chain, Fetched, Source, WhenExpired};
-use super::role::{Role, Sts};
+use super::role::{Role, Sts, WallTime};
 use super::secrets::{FILE_PAUSE, SecretReader};
-use crate::clock::{Expiry, Moment};
+use crate::clock::{Clock, Expiry, Moment};
 use crate::message::body::Sha256Hex;
 
 /// A rotation takes microseconds; what changes on at each of this many looks is no rotation.
@@ -82,6 +81,7 @@ pub(super) struct Finder {
     /// Where a profile or web identity that assumes a role calls STS.
     pub(super) region: String,
     pub(super) control: Control,
+    pub(super) clock: Clock,
     pub(super) container: Container,
     pub(super) files: Files,
 }
@@ -196,7 +196,7 @@ impl Finder {
             .with_behavior_version(Some(BehaviorVersion::latest()))
             .with_http_client(self.control.clone())
             .with_sleep_impl(TokioSleep::new())
-            .with_time_source(SystemTimeSource::new())
+            .with_time_source(WallTime(self.clock.clone()))
     }
 }
 

@@ -182,7 +182,7 @@ impl Builder {
 
     fn sts(&self, region: &str, endpoint: Option<&str>) -> Sts {
         let endpoint = endpoint.or(self.means.environment.sts_endpoint.as_deref());
-        Sts::new(region, endpoint, &self.means.control)
+        Sts::new(region, endpoint, &self.means.control, self.means.clock.clone())
     }
 
     async fn source(&mut self, name: &Arc<str>, wanted: &AwsSource, region: &str) -> Arc<Refreshing<ProviderSource>> {
@@ -226,7 +226,7 @@ impl Builder {
     }
 
     fn finder(&self, place: Place, region: &str) -> Provider {
-        let Means { control, environment, .. } = &self.means;
+        let Means { control, clock, environment, .. } = &self.means;
         let files = match place {
             Place::Chain | Place::Profile(_) | Place::WebIdentity => environment.files.clone(),
             Place::Environment | Place::Container | Place::Instance => Vec::new(),
@@ -235,6 +235,7 @@ impl Builder {
             place,
             region: region.to_owned(),
             control: control.clone(),
+            clock: clock.clone(),
             container: Container::new(&environment.container, control.clone()),
             files: Files::new(files),
         })

@@ -17,7 +17,7 @@ use aws_sdk_sts::config::SharedAsyncSleep;
 use aws_sdk_sts::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_sts::types::{PolicyDescriptorType, Tag};
 use aws_smithy_async::rt::sleep::TokioSleep;
-use aws_smithy_async::time::SystemTimeSource;
+use aws_smithy_async::time::TimeSource;
 use aws_types::SdkConfig;
 use aws_types::region::Region;
 
@@ -27,6 +27,7 @@ use super::error::{FetchError, Permanence, printable};
 use super::refreshing::Refreshing;
 use super::secrets::is_about_keys;
 use super::spec::AssumeRole;
+use crate::clock::Clock;
 
 /// All tries of one STS call together; below the limit of one fetch.
 const OPERATION_LIMIT: Duration = Duration::from_secs(14);
@@ -41,6 +42,16 @@ pub struct Role {
     sts: Sts,
 }
 
+/// Our clock, as the SDK asks it.
+#[derive(Clone, Debug)]
+pub(super) struct WallTime(pub(super) Clock);
+
+impl TimeSource for WallTime {
+    fn now(&self) -> SystemTime {
+        self.0.now().wall
+    }
+}
+
 /// STS of one region.
 #[derive(Clone, Debug)]
 pub struct Sts {
@@ -49,13 +60,13 @@ pub struct Sts {
 
 impl Sts {
     /// STS of `region`, or at `endpoint`.
-    pub fn new(region: &str, endpoint: Option<&str>, control: &Control) -> Self {
+    pub fn new(region: &str, endpoint: Option<&str>, control: &Control, clock: Clock) -> Self {
         let mut config = SdkConfig::builder()
             .behavior_version(BehaviorVersion::latest())
             .http_client(control.clone())
             .region(Region::new(region.to_owned()))
             .sleep_impl(SharedAsyncSleep::new(TokioSleep::new()))
-            .time_source(SystemTimeSource::new())
+            .time_source(WallTime(clock))
             .retry_config(RetryConfig::standard())
             .timeout_config(TimeoutConfig::builder().operation_timeout(OPERATION_LIMIT).build());
         config.set_endpoint_url(endpoint.map(ToOwned::to_owned));

@@ -1,6 +1,6 @@
 //! What may be said of a credential: how it fares, whose it is, why it is not there; never the credential itself.
 //!
-//! Imports `units`.
+//! Imports nothing of ours but its neighbours.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,7 +8,6 @@ use std::time::{Duration, SystemTime};
 
 use super::error::FetchError;
 use super::refreshing::LATEST_POINT;
-use crate::units;
 
 /// What may be shown of a credential.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -65,7 +64,9 @@ impl Status {
         lines.extend(owner.map(|owner| format!("principal: {owner}")));
         lines.extend(self.about.scopes.as_ref().map(|scopes| format!("scopes: {scopes}")));
         if let (true, Some(life)) = (self.usable, self.life) {
-            let survived = units::format_duration(Duration::from_secs(life.mul_f64(1.0 - LATEST_POINT).as_secs()));
+            let survived = life.mul_f64(1.0 - LATEST_POINT).as_secs();
+            let survived =
+                if survived < 120 { format!("{survived} s") } else { format!("{} min", (survived + 30) / 60) };
             lines.push(format!("rides out an outage of {survived}, whenever it begins"));
         } else if self.usable {
             lines.push("rides out any outage: it has no end".to_owned());

@@ -17,13 +17,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use http::{HeaderName, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
 use prometheus_client::registry::Registry;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::forward::Failure;
-use self::guard::AllowedHosts;
+use self::guard::token::CallerToken;
+use self::guard::{Admission, Forwarding, Guard, Preflight};
 use self::outcome::ProxyError;
 use self::pool::{Connections, Pool, Reuse, UpstreamBody, UpstreamError};
 use self::record::{AccessLog, Exchange, Metrics};
@@ -38,7 +39,9 @@ use crate::auth::{Scheme, Schemes};
 use crate::clock::{Clock, Moment};
 use crate::message::body::{Budget, Upload};
 use crate::message::fields::{self, Trailers};
+use crate::message::target::Target;
 use crate::route::{NoMatch, Route, Table};
+use crate::secret::LocalSecret;
 use crate::tls::TlsError;
 use crate::units::ByteSize;
 
@@ -47,6 +50,12 @@ use crate::units::ByteSize;
 pub struct Settings {
     /// Host names callers may use besides loopback names and the routes' own; lower case, no port.
     pub allowed_hosts: Vec<String>,
+    /// Origins whose pages may call, each as a browser writes it.
+    pub allowed_origins: Vec<HeaderValue>,
+    /// What callers must show, if anything.
+    pub caller_token: Option<LocalSecret>,
+    /// What is done with what a proxy before us said.
+    pub forwarding: Forwarding,
     /// Requests at the same time, over all routes.
     pub max_in_flight: usize,
     /// All bodies held for signing, together.
@@ -68,7 +77,7 @@ pub struct Proxy {
 pub struct Snapshot {
     table: Table,
     routes: Vec<LiveRoute>,
-    allowed: AllowedHosts,
+    guard: Guard,
     in_flight: Limit,
 }
 
@@ -109,10 +118,16 @@ impl Snapshot {
     ///
     /// # Errors
     /// [`TlsError`] when an upstream's certificate files cannot be used.
-    pub fn try_new(settings: &Settings, routes: Vec<Route>, schemes: &Schemes, pool: &Pool) -> Result<Self, TlsError> {
+    pub fn try_new(
+        settings: &Settings,
+        routes: Vec<Route>,
+        schemes: &Schemes,
+        pool: &Pool,
+        token: Option<Arc<CallerToken>>,
+    ) -> Result<Self, TlsError> {
         let table = Table::new(&routes);
         let hosts = routes.iter().filter_map(|route| route.host.clone());
-        let allowed = AllowedHosts::new(settings.allowed_hosts.iter().cloned().chain(hosts));
+        let guard = Guard::new(settings, hosts, token);
         let live = |route: Route| {
             let connections = pool.origin(&route.upstream.origin)?;
             let scheme = route.scheme.and_then(|index| schemes.schemes.get(index)).map(Arc::clone);
@@ -125,7 +140,7 @@ impl Snapshot {
         };
         let routes = routes.into_iter().map(live).collect::<Result<_, TlsError>>()?;
         let in_flight = Limit::new(settings.max_in_flight, "of all routes");
-        Ok(Self { table, routes, allowed, in_flight })
+        Ok(Self { table, routes, guard, in_flight })
     }
 }
 
@@ -144,12 +159,16 @@ impl Proxy {
             Exchange::begin(metrics, self.log, request.method().clone(), request.uri().path(), request_id);
         let live = self.live.load_full();
         let trailers = Trailers::wanted_by(request.headers());
-        match self.pass(&live, request, listener, &mut exchange).await {
-            Ok((response, permits, route)) => {
+        let origin = live.guard.origins().listed(request.headers()).cloned();
+        let mut response = match self.pass(&live, request, listener, &mut exchange).await {
+            Ok(Passed::Upstream(response, permits, route)) => {
                 relay::relay(response, exchange, permits, trailers, route.body_idle_timeout)
             }
+            Ok(Passed::Here(fields)) => relay::answer(fields, exchange),
             Err(error) => relay::refuse(&error, exchange),
-        }
+        };
+        live.guard.origins().dress(response.headers_mut(), origin.as_ref());
+        response
     }
 
     async fn pass<'live>(
@@ -158,9 +177,13 @@ impl Proxy {
         request: Request<Incoming>,
         listener: Option<SocketAddr>,
         exchange: &mut Exchange,
-    ) -> Result<(Response<UpstreamBody>, Permits, &'live Route), ProxyError> {
-        let admitted = guard::admit(request, &live.allowed)?;
-        let to = live.find(&admitted, listener)?;
+    ) -> Result<Passed<'live>, ProxyError> {
+        let admitted = match guard::admit(request, &live.guard)? {
+            Admission::Route(admitted) => admitted,
+            Admission::Preflight(preflight) => return live.leave(&preflight, listener).map(Passed::Here),
+            Admission::Ping => return Ok(Passed::Here(HeaderMap::new())),
+        };
+        let to = live.find(admitted.host(), admitted.target(), admitted.method(), listener)?;
         exchange.routed(&to.route.name);
         let permits = live.enter(to)?;
         let coverage = to.scheme.as_ref().map_or(Coverage::Nothing, |scheme| scheme.coverage());
@@ -172,7 +195,7 @@ impl Proxy {
         }
         exchange.uploading(outbound.upload());
         let response = self.deliver(outbound, to).await?;
-        Ok((response, permits, &to.route))
+        Ok(Passed::Upstream(response, permits, &to.route))
     }
 
     /// Authorises and sends, twice at most (security.md 3.3), the second time on a new connection.
@@ -247,6 +270,13 @@ fn broken_off(upload: &Upload, error: UpstreamError) -> ProxyError {
     upload.take_failure().map_or(ProxyError::Upstream(error), ProxyError::Body)
 }
 
+/// Where an answer comes from.
+enum Passed<'live> {
+    Upstream(Response<UpstreamBody>, Permits, &'live Route),
+    /// From us, and these are its fields.
+    Here(HeaderMap),
+}
+
 /// Which send of a request it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Attempt {
@@ -273,11 +303,27 @@ impl Snapshot {
         Ok(Permits(permits))
     }
 
-    fn find(&self, admitted: &guard::Admitted, listener: Option<SocketAddr>) -> Result<&LiveRoute, ProxyError> {
-        let (host, path, method) = (admitted.host(), admitted.target().path(), admitted.method());
-        let found = self.table.find(listener, host, path, method);
+    fn find(
+        &self,
+        host: &str,
+        target: &Target,
+        method: &Method,
+        listener: Option<SocketAddr>,
+    ) -> Result<&LiveRoute, ProxyError> {
+        let found = self.table.find(listener, host, target.path(), method);
         let found = found.and_then(|index| self.routes.get(index).ok_or(NoMatch::NotFound));
-        found.map_err(|refusal| ProxyError::no_match(refusal, host, path, method))
+        found.map_err(|refusal| ProxyError::no_match(refusal, host, target.path(), method))
+    }
+
+    /// What a browser is told about the route of a page's request. A method that the route does not take is for the
+    /// browser to refuse.
+    fn leave(&self, preflight: &Preflight, listener: Option<SocketAddr>) -> Result<HeaderMap, ProxyError> {
+        let (host, target, method) = preflight.wanted();
+        match self.find(host, target, method, listener) {
+            Ok(to) => Ok(preflight.leave(to.route.methods())),
+            Err(ProxyError::MethodNotAllowed { allowed, .. }) => Ok(preflight.leave(&allowed)),
+            Err(error) => Err(error),
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use http::{Method, StatusCode};
+use http::{HeaderName, Method, StatusCode};
 
 use super::pool::UpstreamError;
 use crate::auth::error::AuthError;
@@ -18,6 +18,8 @@ use crate::route::NoMatch;
 pub enum Outcome {
     /// The upstream's answer was passed on whole.
     Delivered,
+    /// countersign answered a question about itself, or a browser's about a route.
+    Answered,
     /// The client went away before the answer's end.
     ClientAborted,
     /// The upstream's answer broke off; so did ours.
@@ -33,8 +35,10 @@ pub enum Code {
     BadRequest,
     /// The request-target is too long.
     UriTooLong,
-    /// Host, Origin or Sec-Fetch-Site is not one that may call.
+    /// Host, Origin, Sec-Fetch-Site or a forwarding field is not one that may call.
     CallerRefused,
+    /// The caller token is missing or wrong.
+    CallerToken,
     /// No route has this host and path.
     NoRoute,
     /// The route does not take the method.
@@ -79,6 +83,7 @@ impl Outcome {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Delivered => "delivered",
+            Self::Answered => "answered",
             Self::ClientAborted => "client-aborted",
             Self::Truncated => "upstream-truncated",
             Self::Refused(code) => code.as_str(),
@@ -93,6 +98,7 @@ impl Code {
             Self::BadRequest => "bad-request",
             Self::UriTooLong => "uri-too-long",
             Self::CallerRefused => "caller-refused",
+            Self::CallerToken => "caller-token",
             Self::NoRoute => "no-route",
             Self::MethodNotAllowed => "method-not-allowed",
             Self::BodyTooLarge => "body-too-large",
@@ -114,6 +120,7 @@ impl Code {
             Self::BadRequest => StatusCode::BAD_REQUEST,
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
             Self::CallerRefused => StatusCode::FORBIDDEN,
+            Self::CallerToken => StatusCode::UNAUTHORIZED,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -132,6 +139,7 @@ impl Code {
             Self::BadRequest
             | Self::UriTooLong
             | Self::CallerRefused
+            | Self::CallerToken
             | Self::NoRoute
             | Self::MethodNotAllowed
             | Self::BodyTooLarge
@@ -155,7 +163,7 @@ impl Code {
             | Self::BodyTooLarge
             | Self::ExpectationFailed
             | Self::RequestTimeout => "http_request_error",
-            Self::CallerRefused => "http_request_denied",
+            Self::CallerRefused | Self::CallerToken => "http_request_denied",
             Self::NoRoute => "destination_not_found",
             Self::Overloaded => "connection_limit_reached",
             Self::CredentialUnavailable => "proxy_internal_error",
@@ -173,6 +181,7 @@ impl Code {
             Self::BadRequest => "The request breaks a rule",
             Self::UriTooLong => "The request-target is too long",
             Self::CallerRefused => "This caller may not use the proxy",
+            Self::CallerToken => "The caller token is missing or wrong",
             Self::NoRoute => "No route takes this request",
             Self::MethodNotAllowed => "The route does not take this method",
             Self::BodyTooLarge => "The body is too large to be signed",
@@ -222,6 +231,12 @@ pub enum ProxyError {
     /// A web page is calling.
     #[error("the request comes from a web page ({0})")]
     WebPage(&'static str),
+    /// A proxy passed the request to us, and `forwarded` is "refuse".
+    #[error("the request comes through another proxy ({0}), and proxy.forwarded is \"refuse\"")]
+    Forwarded(HeaderName),
+    /// The caller token is missing or wrong.
+    #[error("the caller token is missing or wrong")]
+    CallerToken,
     /// Our own Via token came back.
     #[error("the request has already passed through countersign")]
     Loop,
@@ -282,7 +297,8 @@ impl ProxyError {
                 Code::BadRequest
             }
             Self::TargetTooLong { .. } => Code::UriTooLong,
-            Self::HostNotAllowed(_) | Self::WebPage(_) => Code::CallerRefused,
+            Self::HostNotAllowed(_) | Self::WebPage(_) | Self::Forwarded(_) => Code::CallerRefused,
+            Self::CallerToken => Code::CallerToken,
             Self::Loop => Code::Loop,
             Self::NoRoute { .. } => Code::NoRoute,
             Self::MethodNotAllowed { .. } | Self::MethodNeverProxied(_) => Code::MethodNotAllowed,
@@ -305,7 +321,13 @@ impl ProxyError {
             Self::HostNotAllowed(_) => {
                 Some("the Host is not one of localhost, 127.0.0.1, [::1], a route's host or proxy.allowed_hosts".into())
             }
-            Self::WebPage(_) => Some("requests of web pages (Origin, Sec-Fetch-Site) are refused".into()),
+            Self::WebPage(_) => {
+                Some("requests of web pages (Origin, Sec-Fetch-Site) are refused, but of proxy.allowed_origins".into())
+            }
+            Self::Forwarded(name) => Some(format!("requests that carry {name} are refused")),
+            Self::CallerToken => {
+                Some("send it as x-countersign-token, or as user name or password of the URL (Basic)".into())
+            }
             Self::Body(error @ (BodyError::TooLarge { .. } | BodyError::NoRoom { .. })) => Some(error.to_string()),
             Self::Auth(error @ AuthError::Unsignable(_)) => Some(error.to_string()),
             Self::Auth(AuthError::Unavailable { auth, .. }) => {
@@ -343,9 +365,10 @@ fn body_code(error: &BodyError) -> Code {
 
 fn upstream_code(error: &UpstreamError) -> Code {
     match error {
-        UpstreamError::Resolve { .. } | UpstreamError::Connect { .. } | UpstreamError::ConnectTimeout { .. } => {
-            Code::UpstreamUnreachable
-        }
+        UpstreamError::Resolve { .. }
+        | UpstreamError::Connect { .. }
+        | UpstreamError::ConnectTimeout { .. }
+        | UpstreamError::Proxy { .. } => Code::UpstreamUnreachable,
         UpstreamError::Tls { .. } | UpstreamError::TlsTimeout { .. } => Code::UpstreamTls,
         UpstreamError::ResponseTimeout(_) => Code::UpstreamTimeout,
         UpstreamError::Http(_) | UpstreamError::Switched => Code::UpstreamReset,

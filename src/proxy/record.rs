@@ -35,7 +35,7 @@ pub struct Metrics {
     sent: Family<RouteLabel, Counter>,
 }
 
-/// At most routes × outcomes (18) × status classes (5).
+/// At most routes × outcomes (20) × status classes (5).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
     route: Name,
@@ -186,7 +186,7 @@ impl Exchange {
 
     fn log(&self) {
         let fault = match self.outcome {
-            Outcome::Delivered => None,
+            Outcome::Delivered | Outcome::Answered => None,
             Outcome::ClientAborted => Some(Fault::Client),
             Outcome::Truncated => Some(Fault::Upstream),
             Outcome::Refused(code) => Some(code.fault()),

@@ -10,12 +10,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{self, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::outcome::{Outcome, ProxyError};
+use super::outcome::{Code, Outcome, ProxyError};
 use super::pool::UpstreamBody;
 use super::record::Exchange;
 use crate::message::body::IdleTimer;
@@ -95,6 +95,19 @@ pub fn relay(
     Response::from_parts(parts, relayed)
 }
 
+/// Answers a question that no upstream is asked.
+pub fn answer(fields: HeaderMap, mut exchange: Exchange) -> Response<Relayed> {
+    exchange.answering(StatusCode::NO_CONTENT);
+    exchange.ended(Outcome::Answered, None);
+    let request_id = exchange.request_id().clone();
+    let relayed = Relayed { source: Source::Own(None), exchange, permits: Permits::default() };
+    let mut response = Response::new(relayed);
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    *response.headers_mut() = fields;
+    response.headers_mut().insert(REQUEST_ID, request_id);
+    response
+}
+
 /// Answers in the upstream's stead.
 pub fn refuse(error: &ProxyError, mut exchange: Exchange) -> Response<Relayed> {
     exchange.refused(error);
@@ -126,6 +139,9 @@ pub fn refuse(error: &ProxyError, mut exchange: Exchange) -> Response<Relayed> {
     if let Some(after) = error.retry_after() {
         // Whole seconds, and one more: what is cut off would ask for a retry too soon.
         headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs() + 1));
+    }
+    if code == Code::CallerToken {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"countersign\""));
     }
     if let ProxyError::MethodNotAllowed { allowed, .. } = error {
         let allowed: Vec<&str> = allowed.iter().map(Method::as_str).collect();

@@ -50,9 +50,10 @@ pub async fn toward(
     budget: &Budget,
     request_id: HeaderValue,
 ) -> Result<Outbound, ProxyError> {
+    let via = fields::via(admitted.version());
     let (method, mut headers, target, incoming) = admitted.into_parts();
     let path_and_query = outgoing_target(&target, route, coverage)?;
-    outgoing_fields(&mut headers, route, coverage, |_| {});
+    outgoing_fields(&mut headers, route, coverage, via, |_| {});
     headers.insert(REQUEST_ID, request_id);
     let upload = Arc::new(Upload::default());
     let (body, payload) = if coverage == Coverage::Signature(PayloadSigning::Signed) {
@@ -99,6 +100,7 @@ pub(super) fn outgoing_fields(
     headers: &mut HeaderMap,
     route: &Route,
     coverage: Coverage,
+    via: HeaderValue,
     mut removed: impl FnMut(&HeaderName),
 ) {
     let identity = match coverage {
@@ -120,7 +122,8 @@ pub(super) fn outgoing_fields(
     for (name, value) in set {
         headers.insert(name, value.clone());
     }
-    headers.insert(header::VIA, fields::VIA);
+    // Behind those of the proxies before us, where the guard let them pass.
+    headers.append(header::VIA, via);
 }
 
 impl Outbound {

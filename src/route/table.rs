@@ -117,6 +117,7 @@ mod tests {
             scheme: Scheme::HTTPS,
             authority: Authority::from_static("api.example"),
             dial: HostPort { host: "api.example".into(), port: 443 },
+            via: None,
             server_name: "api.example".into(),
             tls: ClientSettings::default(),
             connect_timeout: second,

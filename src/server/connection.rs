@@ -26,11 +26,11 @@ use super::drain::{Drain, InFlight};
 use crate::message::body::IdleTimer;
 
 /// A request head may be this large (security.md 3.2); more is 431.
-const LARGEST_HEAD: usize = 32 * 1024;
+pub(super) const LARGEST_HEAD: usize = 32 * 1024;
 /// And have this many fields.
 const MOST_FIELDS: usize = 100;
 /// What is read of a body before the upstream takes it.
-const READ_BUFFER: usize = 64 * 1024;
+pub(super) const READ_BUFFER: usize = 64 * 1024;
 
 /// The two limits on a client's silence.
 #[derive(Clone, Copy, Debug)]

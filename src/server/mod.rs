@@ -1,22 +1,38 @@
 //! The listening side: sockets, connections, drain.
 //!
-//! Knows HTTP framing and time, not routes: requests go to a service that is passed in. Imports `message`.
+//! Knows HTTP framing and time, not routes: requests go to a service that is passed in. Imports `message`, `tls`.
 
 pub mod connection;
 pub mod drain;
+mod http2;
 pub mod listener;
+mod secured;
+#[cfg(unix)]
+pub mod unix;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub use drain::Drain;
-pub use listener::{BindError, Listener};
+pub use listener::{BindError, Listener, Reach, Terms};
+
+use crate::tls::Identity;
 
 /// How clients are listened to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Addresses of the main listeners; never empty.
+    /// Addresses of the main listeners; never empty, unless `sockets` is not.
     pub listen: Vec<SocketAddr>,
+    /// Unix sockets that are main listeners too.
+    pub sockets: Vec<PathBuf>,
+    /// Who may use those.
+    #[cfg(unix)]
+    pub socket_access: unix::Access,
+    /// The certificate that TCP listeners show; `None` has them speak in plain text.
+    pub tls: Option<Identity>,
+    /// How far answers may travel.
+    pub reach: Reach,
     /// Connections at the same time, over all listeners.
     pub max_connections: usize,
     /// From the first byte of a request head to its end.

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use standin::{AccessKey, AccessKeys, Authority, Authorizer, ContainerCredentials, Gateway};
+use standin::{
+    AccessKey, AccessKeys, AppClient, Authority, Authorizer, ContainerCredentials, Gateway, Role, Sts, TokenEndpoint,
+};
 
-use crate::process::{API, HEAD, Running, get, route, trusting};
+use crate::process::{API, HEAD, Running, call, get, route, trusting};
 
 const SECRET: &str = "environment-secret-5e";
 
@@ -81,4 +83,76 @@ async fn the_containers_role_is_asked_once_with_its_token() {
     assert_eq!(container.calls(), 1);
     assert_eq!(container.received()[0].authorization.as_deref(), Some(token));
     assert!(!said.contains(token), "the token is in the log");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_online_check_says_what_was_obtained_and_whose_it_is() {
+    let keys = keys();
+    let role = |name: &str| Role {
+        arn: format!("arn:aws:iam::210987654321:role/{name}"),
+        external_id: None,
+        trusted: vec!["AKIDCLI".to_owned()],
+        lifetime: Duration::from_hours(1),
+    };
+    let sts = Sts::start(keys, "ap-northeast-1", vec![role("invoke")]).await;
+    let client = AppClient {
+        id: "orders".to_owned(),
+        secret: "client-secret-71".to_owned(),
+        scopes: vec!["orders/read".to_owned()],
+        token_lifetime: Duration::from_hours(1),
+    };
+    let tokens = TokenEndpoint::start(vec![client]).await;
+    let config = format!(
+        "{HEAD}[auth.orders]\nkind = \"client-credentials\"\ntoken_url = \"{}\"\nclient_id = \"orders\"\n\
+         client_secret = {{ env = \"SECRET\" }}\n[auth.user]\nkind = \"sigv4\"\nregion = \"ap-northeast-1\"\n\
+         [auth.role]\nkind = \"sigv4\"\nregion = \"ap-northeast-1\"\nassume_role = {{ arn = \"{}\" }}\n\
+         [auth.nobody]\nkind = \"sigv4\"\nregion = \"ap-northeast-1\"\ncredentials = {{ profile = \"no-such\" }}\n{}",
+        tokens.url(),
+        role("invoke").arn,
+        ["orders", "user", "role", "nobody"]
+            .map(|name| format!("[[route]]\npath = \"/{name}\"\nupstream = \"https://a.example\"\nauth = \"{name}\"\n"))
+            .concat()
+    );
+    let folder = trusting(&Authority::new(), &config);
+    let url = sts.url();
+    let variables = [
+        ("SECRET", "client-secret-71"),
+        ("AWS_ACCESS_KEY_ID", "AKIDCLI"),
+        ("AWS_SECRET_ACCESS_KEY", SECRET),
+        ("AWS_ENDPOINT_URL_STS", url.as_str()),
+    ];
+    let output = tokio::task::block_in_place(|| call(folder.path(), &["check", "--online"], &variables));
+    let (said, code) = (output.out + &output.err, output.code);
+    let part = |name: &str| {
+        let start = said.find(&format!("credential \"{name}\": ")).unwrap_or_else(|| panic!("{name}: {said}"));
+        let rest = said.get(start..).unwrap();
+        rest.lines().take(1).chain(rest.lines().skip(1).take_while(|line| line.starts_with(' '))).collect::<Vec<_>>()
+    };
+    assert!(said.contains(&format!("AWS_ENDPOINT_URL_STS is set: roles are assumed at {url}")), "{said}");
+    let orders = part("orders");
+    assert!(orders[0].contains("valid for 3"), "{orders:?}");
+    assert_eq!(
+        orders[1..4],
+        [
+            format!("  client-credentials token from {}", tokens.url()),
+            "  principal: orders".to_owned(),
+            "  scopes: orders/read".to_owned()
+        ]
+    );
+    assert_eq!(orders[4], "  rides out an outage of 12 min, whenever it begins");
+    let user = part("user");
+    assert_eq!(user[0], "credential \"user\": valid, without an end");
+    assert!(user.contains(&"  principal: arn:aws:iam::123456789012:user/cli"), "{user:?}");
+    let role = part("role");
+    let session = "  principal: arn:aws:sts::210987654321:assumed-role/invoke/countersign-role";
+    assert!(role.contains(&session), "{role:?}");
+    let nobody = part("nobody");
+    assert!(
+        nobody[0].starts_with("credential \"nobody\": none; last try:") && nobody[0].contains("no-such"),
+        "{nobody:?}"
+    );
+    assert_eq!(code, 1, "one of them cannot be had");
+    for secret in ["client-secret-71", SECRET] {
+        assert!(!said.contains(secret));
+    }
 }

@@ -6,6 +6,10 @@
 #[cfg(test)]
 mod bearer;
 #[cfg(test)]
+mod caller;
+#[cfg(test)]
+mod egress;
+#[cfg(test)]
 mod errors;
 #[cfg(test)]
 mod guard;
@@ -22,16 +26,24 @@ mod pool;
 #[cfg(test)]
 mod refusal;
 #[cfg(test)]
+mod renewals;
+#[cfg(test)]
 mod role;
+#[cfg(test)]
+mod rotation;
 #[cfg(test)]
 mod routes;
 #[cfg(test)]
 mod sigv4;
+#[cfg(test)]
+mod socket;
 #[cfg(test)]
 mod stop;
 #[cfg(test)]
 mod streaming;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod tls;
 #[cfg(test)]
 mod truncation;

@@ -8,6 +8,7 @@ mod world;
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -38,8 +39,16 @@ pub(crate) async fn within<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(DEADLINE, what).await.expect("this should have happened long ago")
 }
 
+/// Lets time pass for everything that goes by tokio's clock. Sockets are asked in real time before and after.
+pub(crate) async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
 /// A config in the making.
 pub(crate) struct Setup {
+    listen: String,
     proxy: String,
     upstream: String,
     rest: String,
@@ -54,8 +63,24 @@ impl Setup {
     pub(crate) fn new(authority: &Authority) -> Self {
         let folder = TempDir::new().unwrap();
         authority.write_pem(folder.path());
+        let listen = "\"127.0.0.1:0\"".to_owned();
         let (proxy, upstream, rest) = (String::new(), "ca_file = \"ca.pem\"\n".to_owned(), String::new());
-        Self { proxy, upstream, rest, environment: Vec::new(), secrets: Vec::new(), folder, clock: Clock::system() }
+        Self {
+            listen,
+            proxy,
+            upstream,
+            rest,
+            environment: Vec::new(),
+            secrets: Vec::new(),
+            folder,
+            clock: Clock::system(),
+        }
+    }
+
+    /// One more main listener.
+    pub(crate) fn listen(mut self, address: &str) -> Self {
+        self.listen.extend([", \"", address, "\""]);
+        self
     }
 
     /// Lines of `[proxy]`.
@@ -86,18 +111,42 @@ impl Setup {
         self
     }
 
+    /// A file beside the config that only its owner can read.
+    pub(crate) fn file(self, name: &str, content: &str) -> Self {
+        write_private(&self.folder.path().join(name), content);
+        self
+    }
+
     /// The wall clock that signatures and expiries go by.
     pub(crate) fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
         self
     }
 
+    /// A file beside the config, to be named by its name alone. Its content must never be shown.
+    pub(crate) fn secret_file(mut self, name: &str, content: &str) -> Self {
+        write_private(&self.folder.path().join(name), content);
+        self.secrets.push(content.trim_end().to_owned());
+        self
+    }
+
+    /// A variable that is no secret.
+    pub(crate) fn variable(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The folder of the config.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// Runs it.
     pub(crate) async fn start(self) -> Countersign {
-        let Self { proxy, upstream, rest, environment, secrets, folder, clock } = self;
+        let Self { listen, proxy, upstream, rest, environment, secrets, folder, clock } = self;
         let log = log::Log::shared();
         let text = format!(
-            "[proxy]\nlisten = [\"127.0.0.1:0\"]\n{proxy}\n[admin]\nlisten = \"127.0.0.1:0\"\n\
+            "[proxy]\nlisten = [{listen}]\n{proxy}\n[admin]\nlisten = \"127.0.0.1:0\"\n\
              health_listen = \"127.0.0.1:0\"\n\n[upstream]\n{upstream}\n{rest}"
         );
         let source = Source { name: "test".to_owned(), text, folder: folder.path().to_owned() };
@@ -122,9 +171,19 @@ impl Setup {
             own_words: OwnWords::default(),
             said_before,
             finished: false,
-            _folder: folder,
+            folder: Arc::new(folder),
         }
     }
+}
+
+/// Writes a file at once and whole, as those who rotate secrets do.
+fn write_private(path: &Path, content: &str) {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let new = path.with_extension("new");
+    std::fs::write(&new, content).unwrap();
+    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600)).unwrap();
+    std::fs::rename(new, path).unwrap();
 }
 
 /// Ready when told; never, when the teller is gone.
@@ -158,10 +217,16 @@ pub(crate) struct Countersign {
     own_words: OwnWords,
     said_before: usize,
     finished: bool,
-    _folder: TempDir,
+    folder: Arc<TempDir>,
 }
 
 impl Countersign {
+    /// Writes a file beside the config anew. Its content must never be shown.
+    pub(crate) fn rewrite(&mut self, name: &str, content: &str) {
+        self.write(name, content);
+        self.hide([content.trim_end().to_owned()]);
+    }
+
     /// A new connection to the main port.
     pub(crate) async fn connect(&self) -> Client {
         self.connect_to(self.proxy).await
@@ -210,6 +275,21 @@ impl Countersign {
     /// Waits until no credential is in its first try.
     pub(crate) async fn until_ready(&self) {
         within(async { while self.page("/readyz").await.status != 200 {} }).await;
+    }
+
+    /// Writes a file beside the config anew.
+    pub(crate) fn write(&self, name: &str, content: &str) {
+        write_private(&self.folder.path().join(name), content);
+    }
+
+    /// The folder of the config.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Keeps that folder after the end.
+    pub(crate) fn keep_folder(&self) -> Arc<TempDir> {
+        Arc::clone(&self.folder)
     }
 
     /// What was logged since the start, by all tests of this process.

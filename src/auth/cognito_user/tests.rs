@@ -28,7 +28,7 @@ fn control() -> Control {
         .unwrap()
         .with_root_certificates(rustls::RootCertStore::empty())
         .with_no_client_auth();
-    Control::try_new(tls).unwrap()
+    Control::try_new(tls, crate::egress::Egress::direct()).unwrap()
 }
 
 /// An app client that allows everything; its users have other names inside.
@@ -140,7 +140,7 @@ async fn every_flow_gives_both_tokens_of_the_user() {
                     secret_access_key: SecretReader::fixed("admin-secret".into()),
                     session_token: None,
                 };
-                let sts = Sts::new("eu-west-1", None, &control());
+                let sts = Sts::new("eu-west-1", None, &control(), clock.clone());
                 let source = ProviderSource::new(Provider::Static(Box::new(keys)), sts);
                 Some(Refreshing::start("keys".into(), source, clock.clone(), &Tasks::default()))
             }

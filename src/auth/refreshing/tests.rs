@@ -446,7 +446,7 @@ async fn a_report_says_which_outage_would_go_unnoticed() {
     let report = token.status().report(token.clock.now().wall, Some("client1"));
     assert_eq!(
         report,
-        "credential \"test\": valid for 3600 s\n  scripted\n  principal: client1\n  rides out an outage of 12m, whenever it begins"
+        "credential \"test\": valid for 3600 s\n  scripted\n  principal: client1\n  rides out an outage of 12 min, whenever it begins"
     );
 }
 

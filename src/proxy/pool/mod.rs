@@ -6,6 +6,7 @@
 
 mod connection;
 mod dial;
+mod tunnel;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,7 +20,9 @@ use tokio::time::Instant;
 use self::connection::H1;
 pub use self::connection::UpstreamBody;
 use self::dial::{Dialer, Established};
+pub use self::tunnel::ProxyFault;
 use super::skew::Skew;
+use crate::egress::ProxyUrl;
 use crate::message::body::OutboundBody;
 use crate::route::Origin;
 use crate::route::upstream::HostPort;
@@ -57,6 +60,17 @@ pub enum UpstreamError {
         dial: HostPort,
         /// The limit.
         limit: Duration,
+    },
+    /// The proxy on the way did not lead there.
+    #[error("reaching {dial} through the proxy {proxy}")]
+    Proxy {
+        /// The proxy.
+        proxy: ProxyUrl,
+        /// What was asked for.
+        dial: HostPort,
+        /// Why.
+        #[source]
+        source: ProxyFault,
     },
     /// The handshake failed: certificate, name, versions.
     #[error("TLS with {dial} as \"{server_name}\"")]
