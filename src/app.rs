@@ -9,8 +9,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Request;
-use hyper::body::Incoming;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use rustls::ServerConfig;
@@ -33,7 +31,7 @@ use crate::secret::SecretError;
 use crate::server::connection::Timers;
 #[cfg(unix)]
 use crate::server::unix::UnixSocket;
-use crate::server::{self, BindError, Drain, Listener, Terms};
+use crate::server::{self, Arrival, BindError, Drain, Listener, Terms};
 use crate::tasks::Tasks;
 use crate::tls::serving::Certificate;
 use crate::tls::{ClientSettings, Identity, SystemRoots, TlsError};
@@ -230,9 +228,9 @@ impl Sidecar {
         let terms = Terms { timers, places, drain: drain.clone() };
         let service = |own: Option<SocketAddr>| {
             let proxy = Arc::clone(&proxy);
-            move |request: Request<Incoming>| {
+            move |arrival: Arrival| {
                 let proxy = Arc::clone(&proxy);
-                async move { proxy.serve(request, own).await }
+                async move { proxy.serve(arrival, own).await }
             }
         };
         #[cfg(unix)]
@@ -252,9 +250,9 @@ impl Sidecar {
         for (name, pages, listener) in [("admin", Pages::All, admin_listener)].into_iter().chain(health) {
             tracing::info!(listener = name, address = %listener.address(), "listening");
             let admin = Arc::clone(&admin);
-            let service = move |request: Request<Incoming>| {
+            let service = move |arrival: Arrival| {
                 let admin = Arc::clone(&admin);
-                async move { admin.answer(request, pages) }
+                async move { admin.answer(arrival, pages) }
             };
             let places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS));
             let terms = Terms { timers: ADMIN_TIMERS, places, drain: admin_drain.clone() };

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Response, StatusCode};
 use http_body_util::Full;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
@@ -19,7 +19,8 @@ use crate::auth::Credential;
 use crate::auth::refreshing::Status;
 use crate::clock::Clock;
 use crate::proxy::guard::Guard;
-use crate::server::Drain;
+use crate::proxy::outcome::ProxyError;
+use crate::server::{Arrival, Drain};
 
 /// A credential source that has not answered by then is slow, but no reason to keep the app from starting.
 const FIRST_TRIES: Duration = Duration::from_secs(10);
@@ -71,8 +72,13 @@ impl Admin {
     }
 
     /// Answers one request.
-    pub fn answer<B>(&self, request: Request<B>, pages: Pages) -> Answer {
-        let (parts, _unread) = request.into_parts();
+    pub fn answer<B>(&self, arrival: Arrival<B>, pages: Pages) -> Answer {
+        let (parts, _unread) = match arrival {
+            Ok(request) => request.into_parts(),
+            Err(refused) => {
+                return text(ProxyError::from(refused.error).code().status(), format!("{}\n", refused.error));
+            }
+        };
         if pages == Pages::All
             && let Some(guard) = &self.guard
             && let Err(error) = guard.check(&parts)

@@ -22,10 +22,9 @@ use self::token::CallerToken;
 use super::Settings;
 use super::outcome::ProxyError;
 use crate::message::fields;
-use crate::message::target::{Target, TargetError};
+use crate::message::target::{LONGEST_TARGET, Target, TargetError};
+use crate::server::gate::head::HeadError;
 
-/// API Gateway takes 10,240 bytes of request line and fields together (security.md 3.2).
-const LONGEST_TARGET: usize = 8 * 1024;
 /// Names that can only mean this machine; no other spelling of them is taken (T2).
 const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
 
@@ -211,8 +210,9 @@ pub fn admit(request: Request<Incoming>, guard: &Guard) -> Result<Admission, Pro
         return Ok(Admission::Ping);
     }
     let target = parts.uri.path_and_query().ok_or(TargetError::NotAPath)?;
+    // The gate has seen to it in HTTP/1 alone.
     if target.as_str().len() > LONGEST_TARGET {
-        return Err(ProxyError::TargetTooLong { limit: LONGEST_TARGET });
+        return Err(HeadError::TargetTooLong.into());
     }
     let target = Target::parse(target)?;
     if let Some(method) = asked {

@@ -1,7 +1,7 @@
 //! The way of a request: guard, match, rewrite, authorise, forward, relay, record.
 //!
 //! One straight line, [`Proxy::pass`]; each step gives the next one a value that only it can make. Imports `auth`,
-//! `route`, `message`, `tls`, `tasks`, `clock`, `units`.
+//! `route`, `message`, `server::Arrival`, `tls`, `tasks`, `clock`, `units`.
 
 pub mod explain;
 pub mod forward;
@@ -42,6 +42,7 @@ use crate::message::fields::{self, Trailers};
 use crate::message::target::Target;
 use crate::route::{NoMatch, Route, Table};
 use crate::secret::LocalSecret;
+use crate::server::{Arrival, Refused};
 use crate::tls::TlsError;
 use crate::units::ByteSize;
 
@@ -152,11 +153,19 @@ impl Proxy {
     }
 
     /// Answers one request that came to `listener` (`None`: a main one).
-    pub async fn serve(&self, request: Request<Incoming>, listener: Option<SocketAddr>) -> Response<Relayed> {
-        let request_id = fields::acceptable_request_id(request.headers()).unwrap_or_else(new_request_id);
+    pub async fn serve(&self, arrival: Arrival, listener: Option<SocketAddr>) -> Response<Relayed> {
         let metrics = Arc::clone(&self.metrics);
-        let mut exchange =
-            Exchange::begin(metrics, self.log, request.method().clone(), request.uri().path(), request_id);
+        let request = match arrival {
+            Ok(request) => request,
+            Err(Refused { error, method, path }) => {
+                let path = path.unwrap_or_default();
+                let exchange = Exchange::begin(metrics, self.log, method, &path, new_request_id());
+                return relay::refuse(&error.into(), exchange);
+            }
+        };
+        let request_id = fields::acceptable_request_id(request.headers()).unwrap_or_else(new_request_id);
+        let method = request.method().clone();
+        let mut exchange = Exchange::begin(metrics, self.log, Some(method), request.uri().path(), request_id);
         let live = self.live.load_full();
         let trailers = Trailers::wanted_by(request.headers());
         let origin = live.guard.origins().listed(request.headers()).cloned();

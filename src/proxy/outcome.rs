@@ -1,7 +1,8 @@
 //! How a request ended: one enum for the status, the problem page, the metric label and the log field.
 //!
 //! Says whose fault it was. Answers carry fixed words only; what is particular goes to the log under the request id
-//! (security.md 2.6). Imports `auth::error`, `message`, `route`.
+//! (security.md 2.6). Imports `auth::error`, `message`, `route`,
+//! `server::gate::head`.
 
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use crate::auth::error::AuthError;
 use crate::message::body::BodyError;
 use crate::message::target::TargetError;
 use crate::route::NoMatch;
+use crate::server::gate::head::HeadError;
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -35,6 +37,10 @@ pub enum Code {
     BadRequest,
     /// The request-target is too long.
     UriTooLong,
+    /// The head has too many bytes or fields.
+    HeadTooLarge,
+    /// A transfer coding that is not `chunked`.
+    NotImplemented,
     /// Host, Origin, Sec-Fetch-Site or a forwarding field is not one that may call.
     CallerRefused,
     /// The caller token is missing or wrong.
@@ -97,6 +103,8 @@ impl Code {
         match self {
             Self::BadRequest => "bad-request",
             Self::UriTooLong => "uri-too-long",
+            Self::HeadTooLarge => "head-too-large",
+            Self::NotImplemented => "not-implemented",
             Self::CallerRefused => "caller-refused",
             Self::CallerToken => "caller-token",
             Self::NoRoute => "no-route",
@@ -119,6 +127,8 @@ impl Code {
         match self {
             Self::BadRequest => StatusCode::BAD_REQUEST,
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::NotImplemented => StatusCode::NOT_IMPLEMENTED,
             Self::CallerRefused => StatusCode::FORBIDDEN,
             Self::CallerToken => StatusCode::UNAUTHORIZED,
             Self::NoRoute => StatusCode::NOT_FOUND,
@@ -138,6 +148,8 @@ impl Code {
         match self {
             Self::BadRequest
             | Self::UriTooLong
+            | Self::HeadTooLarge
+            | Self::NotImplemented
             | Self::CallerRefused
             | Self::CallerToken
             | Self::NoRoute
@@ -159,6 +171,8 @@ impl Code {
         match self {
             Self::BadRequest
             | Self::UriTooLong
+            | Self::HeadTooLarge
+            | Self::NotImplemented
             | Self::MethodNotAllowed
             | Self::BodyTooLarge
             | Self::ExpectationFailed
@@ -180,6 +194,8 @@ impl Code {
         match self {
             Self::BadRequest => "The request breaks a rule",
             Self::UriTooLong => "The request-target is too long",
+            Self::HeadTooLarge => "The request head is too large",
+            Self::NotImplemented => "The transfer coding is not known here",
             Self::CallerRefused => "This caller may not use the proxy",
             Self::CallerToken => "The caller token is missing or wrong",
             Self::NoRoute => "No route takes this request",
@@ -216,12 +232,9 @@ pub enum ProxyError {
     /// The request-target breaks a rule.
     #[error(transparent)]
     Target(#[from] TargetError),
-    /// The request-target is longer than what is taken.
-    #[error("the request-target is longer than {limit} bytes")]
-    TargetTooLong {
-        /// The limit, in bytes.
-        limit: usize,
-    },
+    /// The request head breaks a rule of HTTP.
+    #[error(transparent)]
+    Head(#[from] HeadError),
     /// The Host field is missing, doubled or no host name.
     #[error("{0}")]
     BadHost(&'static str),
@@ -296,7 +309,7 @@ impl ProxyError {
             Self::Target(_) | Self::BadHost(_) | Self::Auth(AuthError::Unsignable(_) | AuthError::Signing(_)) => {
                 Code::BadRequest
             }
-            Self::TargetTooLong { .. } => Code::UriTooLong,
+            Self::Head(error) => head_code(*error),
             Self::HostNotAllowed(_) | Self::WebPage(_) | Self::Forwarded(_) => Code::CallerRefused,
             Self::CallerToken => Code::CallerToken,
             Self::Loop => Code::Loop,
@@ -314,10 +327,9 @@ impl ProxyError {
     pub fn detail(&self) -> Option<String> {
         match self {
             Self::Target(error) => Some(error.to_string()),
-            Self::TargetTooLong { .. }
-            | Self::BadHost(_)
-            | Self::MethodNotAllowed { .. }
-            | Self::MethodNeverProxied(_) => Some(self.to_string()),
+            Self::Head(_) | Self::BadHost(_) | Self::MethodNotAllowed { .. } | Self::MethodNeverProxied(_) => {
+                Some(self.to_string())
+            }
             Self::HostNotAllowed(_) => {
                 Some("the Host is not one of localhost, 127.0.0.1, [::1], a route's host or proxy.allowed_hosts".into())
             }
@@ -351,6 +363,29 @@ impl ProxyError {
             return Some(*retry_after);
         }
         (self.code() == Code::Overloaded).then_some(Duration::from_secs(1))
+    }
+}
+
+fn head_code(error: HeadError) -> Code {
+    match error {
+        HeadError::TargetTooLong => Code::UriTooLong,
+        HeadError::TooLarge | HeadError::TooManyFields => Code::HeadTooLarge,
+        HeadError::UnknownCoding => Code::NotImplemented,
+        HeadError::RequestLine
+        | HeadError::Version
+        | HeadError::Target(_)
+        | HeadError::Scheme
+        | HeadError::LineEnd
+        | HeadError::Control
+        | HeadError::Folded
+        | HeadError::FieldName
+        | HeadError::NoHost
+        | HeadError::SeveralHosts
+        | HeadError::Length
+        | HeadError::SeveralLengths
+        | HeadError::Coding
+        | HeadError::CodingOfHttp10
+        | HeadError::TwoFramings => Code::BadRequest,
     }
 }
 

@@ -35,7 +35,7 @@ pub struct Metrics {
     sent: Family<RouteLabel, Counter>,
 }
 
-/// At most routes × outcomes (20) × status classes (5).
+/// At most routes × outcomes (22) × status classes (5).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
     route: Name,
@@ -108,7 +108,8 @@ pub struct Exchange {
     log: AccessLog,
     started: Instant,
     request_id: HeaderValue,
-    method: Method,
+    /// Unknown if the request did not come so far.
+    method: Option<Method>,
     path: String,
     route: Option<Arc<str>>,
     status: Option<StatusCode>,
@@ -120,7 +121,13 @@ pub struct Exchange {
 
 impl Exchange {
     /// Begins to record.
-    pub fn begin(metrics: Arc<Metrics>, log: AccessLog, method: Method, path: &str, request_id: HeaderValue) -> Self {
+    pub fn begin(
+        metrics: Arc<Metrics>,
+        log: AccessLog,
+        method: Option<Method>,
+        path: &str,
+        request_id: HeaderValue,
+    ) -> Self {
         metrics.in_flight.inc();
         let path = match log {
             AccessLog::All => path.chars().take(LONGEST_LOGGED_PATH).collect(),
@@ -148,8 +155,8 @@ impl Exchange {
     }
 
     /// Its method.
-    pub fn method(&self) -> &Method {
-        &self.method
+    pub fn method(&self) -> Option<&Method> {
+        self.method.as_ref()
     }
 
     /// It goes to this route.
@@ -197,7 +204,8 @@ impl Exchange {
         let outcome = self.outcome.as_str();
         let milliseconds = self.started.elapsed().as_secs_f64() * 1_000.0;
         let received = self.upload.as_ref().map_or(0, |upload| upload.passed());
-        let (method, path, sent, error) = (&self.method, &self.path, self.sent, self.error.as_deref());
+        let method = self.method.as_ref().map_or("-", Method::as_str);
+        let (path, sent, error) = (&self.path, self.sent, self.error.as_deref());
         match fault {
             Some(fault @ (Fault::Countersign | Fault::Credentials | Fault::Upstream)) => tracing::warn!(
                 target: "access", request_id, %method, path, route, status, outcome, fault = fault.as_str(), error,

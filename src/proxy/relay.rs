@@ -88,7 +88,7 @@ pub fn relay(
     let mut relayed = Relayed { source, exchange, permits };
     // Nothing may ever poll a body that is already over, or that cannot be (RFC 9110 6.4.1).
     let bodiless = matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    if bodiless || relayed.exchange.method() == Method::HEAD {
+    if bodiless || relayed.exchange.method() == Some(&Method::HEAD) {
         relayed.exchange.ended(Outcome::Delivered, None);
     }
     relayed.note_end();

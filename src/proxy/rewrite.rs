@@ -198,6 +198,10 @@ impl Sealed {
                 if body.length() == Some(0) && matches!(method, Method::POST | Method::PUT | Method::PATCH) {
                     headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
                 }
+                // Unsaid, hyper takes a GET or HEAD of unknown length for one without a body and drops what there is.
+                if body.length().is_none() {
+                    headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+                }
                 Version::HTTP_11
             }
             Form::Http2 => {
@@ -261,6 +265,7 @@ impl Outbound {
     fn without(mut self, granted: &[HeaderName]) -> Self {
         self.headers.remove(header::HOST);
         self.headers.remove(header::CONTENT_LENGTH);
+        self.headers.remove(header::TRANSFER_ENCODING);
         for name in granted {
             self.headers.remove(name);
         }

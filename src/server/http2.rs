@@ -20,8 +20,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::connection::{LARGEST_HEAD, READ_BUFFER, Timers};
+use super::Arrival;
+use super::connection::{READ_BUFFER, Timers};
 use super::drain::{Drain, InFlight};
+use super::gate::head::LARGEST_HEAD;
 
 /// Requests at the same time on one connection: what one route takes by default, and below `max_in_flight`.
 const MOST_STREAMS: u32 = 256;
@@ -39,7 +41,7 @@ const PING_EVERY: Duration = Duration::from_secs(20);
 pub(super) async fn serve<IO, S, F, B>(io: IO, timers: Timers, drain: Drain, service: S)
 where
     IO: AsyncRead + AsyncWrite + Unpin,
-    S: Fn(Request<Incoming>) -> F,
+    S: Fn(Arrival) -> F,
     F: Future<Output = Response<B>> + Send + 'static,
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: std::error::Error + Send + Sync + 'static,
@@ -49,7 +51,8 @@ where
         join_cookies(request.headers_mut());
         let is_head = request.method() == Method::HEAD;
         let turn = activity.begin(drain.enter());
-        let answer = service(request);
+        // h2 has judged the framing; there is none of the doubts that the gate is for.
+        let answer = service(Ok(request));
         async move { Ok::<_, std::convert::Infallible>(finish(answer.await, is_head, turn)) }
     });
     let connection = http2::Builder::new(Streams(drain.clone()))

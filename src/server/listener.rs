@@ -9,9 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::Response;
 use http_body::Body;
-use hyper::body::Incoming;
 use rustls::ServerConfig;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
@@ -19,6 +18,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
+use super::Arrival;
 use super::connection::{self, Timers};
 use super::drain::Drain;
 use super::secured;
@@ -118,7 +118,7 @@ impl Listener {
     /// Accepts until the drain closes, and serves each connection on a task of its own: over TLS, if there is a `tls`.
     pub async fn serve<S, F, B>(self, terms: Terms, tls: Option<Arc<ServerConfig>>, service: S)
     where
-        S: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+        S: Fn(Arrival) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<B>> + Send + 'static,
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: std::error::Error + Send + Sync + 'static,
@@ -141,7 +141,7 @@ impl super::unix::UnixSocket {
     /// Accepts until the drain closes, and serves each connection on a task of its own.
     pub async fn serve<S, F, B>(self, terms: Terms, service: S)
     where
-        S: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+        S: Fn(Arrival) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<B>> + Send + 'static,
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: std::error::Error + Send + Sync + 'static,

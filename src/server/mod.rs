@@ -4,6 +4,7 @@
 
 pub mod connection;
 pub mod drain;
+pub mod gate;
 mod http2;
 pub mod listener;
 mod secured;
@@ -14,10 +15,17 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::Request;
+use hyper::body::Incoming;
+
 pub use drain::Drain;
+pub use gate::judge::Refused;
 pub use listener::{BindError, Listener, Reach, Terms};
 
 use crate::tls::Identity;
+
+/// What a service is asked: a request that has passed the gate, or why one did not.
+pub type Arrival<B = Incoming> = Result<Request<B>, Refused>;
 
 /// How clients are listened to.
 #[derive(Clone, Debug, PartialEq, Eq)]

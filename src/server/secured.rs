@@ -6,14 +6,14 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::Response;
 use http_body::Body;
-use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::Arrival;
 use super::connection::{self, Timers};
 use super::drain::Drain;
 use super::http2;
@@ -22,7 +22,7 @@ use super::http2;
 pub(super) async fn serve<IO, S, F, B>(acceptor: TlsAcceptor, io: IO, timers: Timers, drain: Drain, service: S)
 where
     IO: AsyncRead + AsyncWrite + Unpin,
-    S: Fn(Request<Incoming>) -> F,
+    S: Fn(Arrival) -> F,
     F: Future<Output = Response<B>> + Send + 'static,
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: std::error::Error + Send + Sync + 'static,

@@ -12,6 +12,8 @@ mod egress;
 #[cfg(test)]
 mod errors;
 #[cfg(test)]
+mod gate;
+#[cfg(test)]
 mod guard;
 #[cfg(test)]
 mod hygiene;
