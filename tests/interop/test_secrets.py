@@ -131,6 +131,7 @@ def test_a_secret_that_cannot_be_used_is_named_with_what_is_wrong_and_never_show
             for name in cases:
                 status, headers = sidecar.get(f"/{name}")
                 assert (status, headers["x-countersign-error"]) == (503, "credential-unavailable")
+                assert int(headers["retry-after"]) >= 50, "a person has to act first, and each read is billed"
             assert sidecar.get("/good")[0] == 200
             _, said = sidecar.readiness()
             sidecar.assert_no_secret_in(said, "/readyz")
