@@ -4,6 +4,7 @@
 //! each fetch has providers of its own, since they read their files once (aws.md F1). A role's base credentials have a cache
 //! of their own, so many roles share one. Imports `secret`, `clock`.
 
+use std::error::Error as _;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -31,6 +32,9 @@ use super::role::{Role, Sts, WallTime};
 use super::secrets::{FILE_PAUSE, SecretReader};
 use crate::clock::{Clock, Expiry, Moment};
 use crate::message::body::Sha256Hex;
+
+/// A rotation takes microseconds; what changes on at each of this many looks is no rotation.
+const MOST_READS: usize = 3;
 
 /// Credentials in the forms that are needed per request.
 #[derive(Clone, Debug)]
@@ -109,7 +113,18 @@ impl ProviderSource {
 }
 
 impl StaticKeys {
+    /// All parts as they are together: a rotation replaces several files, and halves of two keys sign nothing.
     async fn read(&self) -> Result<Credentials, FetchError> {
+        for _ in 1..MOST_READS {
+            let keys = self.read_once().await?;
+            if !self.files_have_changed().await {
+                return Ok(keys);
+            }
+        }
+        self.read_once().await
+    }
+
+    async fn read_once(&self) -> Result<Credentials, FetchError> {
         let id = self.access_key_id.read().await?;
         let secret = self.secret_access_key.read().await?;
         let token = match &self.session_token {
@@ -117,6 +132,16 @@ impl StaticKeys {
             Some(reader) => Some(reader.read().await?.expose().to_owned()),
         };
         Ok(Credentials::new(id.expose(), secret.expose(), token, None, "countersign"))
+    }
+
+    /// Stores are left out: asking one is billed.
+    async fn files_have_changed(&self) -> bool {
+        for file in self.readers().filter(|reader| reader.pause() == Some(FILE_PAUSE)) {
+            if file.has_changed().await {
+                return true;
+            }
+        }
+        false
     }
 
     fn readers(&self) -> impl Iterator<Item = &SecretReader> {
@@ -274,10 +299,62 @@ impl std::fmt::Display for Place {
 fn explain(place: &Place, error: CredentialsError) -> FetchError {
     let from = place.to_string();
     let permanence = match &error {
+        // The SDK counts an instance that does not answer among those that have no keys. Where it alone is asked, it is an
+        // outage; at the end of the chain it mostly means that this is no instance.
+        CredentialsError::CredentialsNotLoaded(_) if *place == Place::Instance && has_cause(&error) => {
+            Permanence::Passing
+        }
         CredentialsError::CredentialsNotLoaded(_) => return FetchError::NoSource { from, source: error },
         CredentialsError::InvalidConfiguration(_) => Permanence::Permanent,
         // Outages, and kinds of failure that the SDK may yet invent.
         _ => Permanence::Passing,
     };
     FetchError::Aws { from, permanence, source: error }
+}
+
+/// Whether there is more beneath than a sentence of the SDK's.
+fn has_cause(error: &CredentialsError) -> bool {
+    error.source().and_then(std::error::Error::source).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instance_that_does_not_answer_is_an_outage_where_it_alone_is_asked() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("could not communicate with IMDS")]
+        struct Lost(#[source] std::io::Error);
+        let lost = || CredentialsError::not_loaded(Lost(std::io::ErrorKind::ConnectionReset.into()));
+        let none = || CredentialsError::not_loaded("received 404 from IMDS");
+        for (place, error, permanence) in [
+            (Place::Instance, lost(), Permanence::Passing),
+            (Place::Instance, none(), Permanence::Permanent),
+            (Place::Chain, lost(), Permanence::Permanent),
+        ] {
+            assert_eq!(explain(&place, error).permanence(), permanence, "{place}");
+        }
+    }
+
+    /// A pipe in the place of the second file: whoever reads it waits, and meanwhile both are replaced.
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn the_parts_of_a_key_are_of_one_rotation() {
+        let folder = tempfile::tempdir().unwrap();
+        let (id, key, next) = (folder.path().join("id"), folder.path().join("key"), folder.path().join("next"));
+        std::fs::write(&id, "AKIAOLD").unwrap();
+        std::fs::write(&next, "new").unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(&key).status().unwrap().success());
+        let (access_key_id, secret_access_key) = (SecretReader::file(id.clone()), SecretReader::file(key.clone()));
+        let rotation = std::thread::spawn(move || {
+            let mut pipe = std::fs::OpenOptions::new().write(true).open(&key).unwrap();
+            std::fs::write(&id, "AKIANEW").unwrap();
+            std::fs::rename(&next, &key).unwrap();
+            std::io::Write::write_all(&mut pipe, b"new").unwrap();
+        });
+        let read = StaticKeys { access_key_id, secret_access_key, session_token: None }.read().await.unwrap();
+        rotation.join().unwrap();
+        assert_eq!((read.access_key_id(), read.secret_access_key()), ("AKIANEW", "new"));
+    }
 }

@@ -93,12 +93,14 @@ pub struct AwsJson {
     clock: Clock,
 }
 
+/// Services do not agree on the letters of `message`, and some write it both ways: an alias would refuse those answers.
 #[derive(Deserialize)]
 struct Refusal {
     #[serde(rename = "__type", default)]
     kind: String,
-    #[serde(alias = "Message", default)]
-    message: String,
+    message: Option<String>,
+    #[serde(rename = "Message")]
+    capital_message: Option<String>,
 }
 
 impl AwsJson {
@@ -201,7 +203,8 @@ fn refusal(service: &Service, answer: &Answer) -> FetchError {
         // `com.amazon.coral.service#ThrottlingException`, `ThrottlingException:http://…` (aws.md D1).
         |said| {
             let code = said.kind.rsplit('#').next().unwrap_or_default();
-            (code.split(':').next().unwrap_or_default().to_owned(), said.message)
+            let message = said.message.or(said.capital_message).unwrap_or_default();
+            (code.split(':').next().unwrap_or_default().to_owned(), message)
         },
     );
     let throttled = matches!(
@@ -252,6 +255,10 @@ mod tests {
         assert!(
             matches!(refused, FetchError::Refused { code, message, .. } if code == "NotAuthorizedException" && message == "a?b")
         );
+        for both in [r#"{"__type":"Gone","message":"a","Message":"a"}"#, r#"{"__type":"Gone","Message":"a"}"#] {
+            let refused = judged(400, both);
+            assert!(matches!(refused, FetchError::Refused { code, message, .. } if code == "Gone" && message == "a"));
+        }
         assert!(matches!(judged(400, r#"{"__type":"TooManyRequestsException"}"#), FetchError::Throttled { .. }));
         assert!(matches!(judged(500, r#"{"__type":"InternalErrorException"}"#), FetchError::Failing { .. }));
         assert!(matches!(judged(502, "<html>"), FetchError::Failing { .. }));

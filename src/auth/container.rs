@@ -75,13 +75,15 @@ struct Given {
     expiration: Option<String>,
 }
 
-/// What it says where it gives nothing; ECS and EKS do not agree on the letters.
+/// What it says where it gives nothing; ECS and EKS do not agree on the letters, and an alias takes no answer with both.
 #[derive(Default, Deserialize)]
 struct Refusal {
-    #[serde(alias = "Code", default)]
-    code: String,
-    #[serde(alias = "Message", default)]
-    message: String,
+    code: Option<String>,
+    #[serde(rename = "Code")]
+    capital_code: Option<String>,
+    message: Option<String>,
+    #[serde(rename = "Message")]
+    capital_message: Option<String>,
 }
 
 impl Container {
@@ -140,8 +142,10 @@ impl Container {
         }
         if answer.status.is_client_error() {
             let said: Refusal = serde_json::from_slice(&answer.body).unwrap_or_default();
-            let code = if said.code.is_empty() { format!("status {status}") } else { printable(&said.code) };
-            return Err(FetchError::Refused { endpoint: NAME.to_owned(), code, message: printable(&said.message) });
+            let code = said.code.or(said.capital_code).filter(|code| !code.is_empty());
+            let code = code.map_or_else(|| format!("status {status}"), |code| printable(&code));
+            let message = printable(&said.message.or(said.capital_message).unwrap_or_default());
+            return Err(FetchError::Refused { endpoint: NAME.to_owned(), code, message });
         }
         Err(FetchError::Failing { endpoint: NAME.to_owned(), status, retry_after: answer.retry_after })
     }

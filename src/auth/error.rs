@@ -23,6 +23,9 @@ pub enum FetchError {
         #[source]
         source: Box<FetchError>,
     },
+    /// A secret that its store has and that cannot be used as it is.
+    #[error("it cannot be used: {0}")]
+    Unfit(String),
     /// No answer: name lookup, connection, TLS or a broken answer.
     #[error("asking {endpoint}")]
     Unreachable {
@@ -199,9 +202,11 @@ impl FetchError {
     /// Whether trying again soon can help.
     pub fn permanence(&self) -> Permanence {
         match self {
-            Self::Secret(_) | Self::Refused { .. } | Self::NoSource { .. } | Self::Unsigned { .. } => {
-                Permanence::Permanent
-            }
+            Self::Secret(_)
+            | Self::Unfit(_)
+            | Self::Refused { .. }
+            | Self::NoSource { .. }
+            | Self::Unsigned { .. } => Permanence::Permanent,
             Self::Aws { permanence, .. } => *permanence,
             Self::Stored { source, .. } => source.permanence(),
             Self::Login(error) => match &**error {
@@ -230,6 +235,7 @@ impl FetchError {
                 LoginError::Refused { .. } | LoginError::Challenge { .. } => None,
             },
             Self::Secret(_)
+            | Self::Unfit(_)
             | Self::Unreachable { .. }
             | Self::TimedOut { .. }
             | Self::Refused { .. }

@@ -182,7 +182,7 @@ impl Store {
             StoreEntry::SecretsManager { id, .. } => {
                 let input = GetSecretValue { secret_id: id };
                 let value: SecretValue = self.json.call(&self.service, "GetSecretValue", &input, Some(keys)).await?;
-                value.secret_string.ok_or_else(|| self.unfit("it is binary, and only text can be used"))?
+                value.secret_string.ok_or_else(|| unfit("it is binary, and only text can be used"))?
             }
             StoreEntry::Parameter(name) => {
                 let input = GetParameter { name, with_decryption: true };
@@ -191,28 +191,13 @@ impl Store {
             }
         };
         let text = match &self.entry {
-            StoreEntry::SecretsManager { key: Some(key), .. } => self.member(&text, key)?,
+            StoreEntry::SecretsManager { key: Some(key), .. } => member(&text, key)?,
             StoreEntry::SecretsManager { key: None, .. } | StoreEntry::Parameter(_) => text,
         };
         match text.trim_end_matches(['\r', '\n']) {
-            "" => Err(self.unfit("it is empty")),
+            "" => Err(unfit("it is empty")),
             secret => Ok(Secret::from(secret)),
         }
-    }
-
-    fn member(&self, text: &str, key: &str) -> Result<Zeroizing<String>, FetchError> {
-        let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text)
-            .map_err(|_quotes_the_secret| self.unfit("it is not a JSON object, and `key` asks for a member of one"))?;
-        match object.get(key) {
-            Some(serde_json::Value::String(value)) => Ok(Zeroizing::new(value.clone())),
-            Some(serde_json::Value::Number(value)) => Ok(Zeroizing::new(value.to_string())),
-            Some(_) => Err(self.unfit(&format!("its member \"{key}\" is not a string"))),
-            None => Err(self.unfit(&format!("it has no member \"{key}\""))),
-        }
-    }
-
-    fn unfit(&self, problem: &str) -> FetchError {
-        FetchError::Malformed { endpoint: self.service.endpoint().to_owned(), problem: problem.to_owned() }
     }
 
     fn describe(&self) -> String {
@@ -221,6 +206,21 @@ impl Store {
             StoreEntry::Parameter(name) => format!("parameter \"{name}\" in Systems Manager"),
         }
     }
+}
+
+fn member(text: &str, key: &str) -> Result<Zeroizing<String>, FetchError> {
+    let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text)
+        .map_err(|_quotes_the_secret| unfit("it is not a JSON object, and `key` asks for a member of one"))?;
+    match object.get(key) {
+        Some(serde_json::Value::String(value)) => Ok(Zeroizing::new(value.clone())),
+        Some(serde_json::Value::Number(value)) => Ok(Zeroizing::new(value.to_string())),
+        Some(_) => Err(unfit(&format!("its member \"{key}\" is not a string"))),
+        None => Err(unfit(&format!("it has no member \"{key}\""))),
+    }
+}
+
+fn unfit(problem: &str) -> FetchError {
+    FetchError::Unfit(problem.to_owned())
 }
 
 /// Whether other keys of the same owner may fare better.

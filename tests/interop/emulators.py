@@ -1,7 +1,7 @@
-"""Stand-ins for AWS: ministack, the network in front of it, a container's credential endpoint, an API's backend.
+"""Stand-ins for AWS: ministack, moto, the network in front of them, a container's credential endpoint, an API's backend.
 
-`Ministack` is other people's code and does the verifying: signatures, tokens, scopes, trust policies. `Front` stands
-on the wire before it, plain or TLS, and notes every request as it arrived; it forwards the bytes it got. Nothing here
+`Ministack` and `Moto` are other people's code and do the verifying: signatures, tokens, scopes, trust policies. `Front`
+stands on the wire before them, plain or TLS, and notes every request as it arrived; it forwards the bytes it got. Nothing here
 knows how countersign signs. Everything binds loopback or the link-local address it is given, and ends what it started
 by pid.
 
@@ -13,6 +13,7 @@ import http.server
 import json
 import os
 import pathlib
+import re
 import socket
 import ssl
 import subprocess
@@ -302,6 +303,86 @@ class Ministack:
         apigateway = self.client("apigateway", api.account)
         apigateway.create_domain_name(domainName=host)
         apigateway.create_base_path_mapping(domainName=host, restApiId=api.id)
+
+
+class Moto:
+    """One moto process on a loopback port of its choice, as a context manager: Secrets Manager, Systems Manager, STS, IAM.
+
+    Once it is entered, every call's signature, policy and trust policy is checked; `admin` may do everything.
+    """
+
+    def __init__(self, directory):
+        self._directory = pathlib.Path(directory)
+        self._process = None
+        self.port = None
+        self.admin = None
+
+    def __enter__(self):
+        environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+        # An unsigned call counts as not checked, so setting up begins with checks that start later.
+        environment |= {"INITIAL_NO_AUTH_ACTION_COUNT": "1000000", "PYTHONUNBUFFERED": "1"}
+        self._log = open(self._directory / "moto.log", "wb")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"],
+            env=environment, cwd=self._directory, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log,
+        )
+        try:
+            self._wait_until_it_listens()
+            self.admin = AccessKey("AKIABEFOREITCHECKS00", "not-checked-yet")
+            self.admin = self.user("admin", {"Effect": "Allow", "Action": "*", "Resource": "*"})
+            begin = urllib.request.Request(f"{self.url}/moto-api/reset-auth", b"0", {"content-type": "text/plain"})
+            DIRECT.open(begin, timeout=10).close()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    __exit__ = Ministack.__exit__
+
+    def _wait_until_it_listens(self):
+        deadline = time.monotonic() + START_DEADLINE
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                raise RuntimeError(f"moto ended with {self._process.returncode}:\n{self.log()}")
+            if listening := re.search(r"Running on http://127\.0\.0\.1:(\d+)", self.log()):
+                self.port = int(listening[1])
+                return
+            time.sleep(0.05)
+        raise RuntimeError(f"moto did not listen within {START_DEADLINE} s:\n{self.log()}")
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.port}"
+
+    def log(self):
+        return (self._directory / "moto.log").read_text(errors="replace")[-4000:]
+
+    def client(self, service, key=None):
+        """A botocore client: of the administrator, or of `key`."""
+        key = key or self.admin
+        return botocore.session.Session().create_client(
+            service, region_name=REGION, endpoint_url=self.url,
+            aws_access_key_id=key.id, aws_secret_access_key=key.secret, aws_session_token=key.token,
+            config=botocore.config.Config(proxies={}),
+        )
+
+    def user(self, name, *statements):
+        """An IAM user with one access key, allowed what the statements say and nothing else."""
+        iam = self.client("iam")
+        iam.create_user(UserName=name)
+        iam.put_user_policy(UserName=name, PolicyName=name, PolicyDocument=policy(*statements))
+        made = iam.create_access_key(UserName=name)["AccessKey"]
+        return AccessKey(made["AccessKeyId"], made["SecretAccessKey"])
+
+    def role(self, name, principal, *statements, external_id=None):
+        """A role's ARN. `principal` may assume it, with `external_id` if one is given."""
+        trust = {"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"AWS": principal}}
+        if external_id:
+            trust["Condition"] = {"StringEquals": {"sts:ExternalId": external_id}}
+        iam = self.client("iam")
+        role = iam.create_role(RoleName=name, AssumeRolePolicyDocument=policy(trust))["Role"]
+        iam.put_role_policy(RoleName=name, PolicyName=name, PolicyDocument=policy(*statements))
+        return role["Arn"]
 
 
 def policy(*statements):

@@ -19,6 +19,7 @@ import pytest
 
 ECS_AGENT = "169.254.170.2"
 EKS_AGENT = "169.254.170.23"
+INSTANCE_METADATA = "169.254.169.254"
 
 
 def run_inside(function, *arguments, timeout, environment=None):

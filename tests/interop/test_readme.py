@@ -46,10 +46,12 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 README = pathlib.Path(os.environ.get("COUNTERSIGN_README", ROOT / "README.md"))
 COUNTERSIGN = os.environ.get("COUNTERSIGN", str(ROOT / "target/release/countersign"))
 
-NAMES = ("m2m-body", "m2m-basic", "iam-keys", "container-role", "pool-login", "cross-account")
+NAMES = ("m2m-body", "m2m-basic", "iam-keys", "container-role", "pool-login", "cross-account",
+         "stored-secret")
 STS = f"sts.{REGION}.amazonaws.com"
 USER_POOLS = f"cognito-idp.{REGION}.amazonaws.com"
 IDENTITY_POOLS = f"cognito-identity.{REGION}.amazonaws.com"
+SECRETS_MANAGER = f"secretsmanager.{REGION}.amazonaws.com"
 SCOPE = "orders/read"
 EXTERNAL_ID = "orders-team"
 SESSION_NAME = "countersign"
@@ -126,6 +128,7 @@ def test_the_names_of_the_readme_lead_to_apis_that_check_what_they_are_sent():
     ("container-role", "eks"),
     ("pool-login", "environment"),
     ("cross-account", "environment"),
+    ("stored-secret", "environment"),
 ])
 def test_a_readme_config_reaches_its_api_as_it_stands_there(name, source, countersign):
     netns.run_inside(config_reaches_its_api, name, source, timeout=NAMESPACE_DEADLINE)
@@ -148,7 +151,7 @@ class World:
         self.hosts = {name: upstream_host(text) for name, (text, _) in blocks().items()}
         self.token_host = urllib.parse.urlsplit(
             tomllib.loads(blocks()["m2m-body"][0])["auth"]["orders"]["token_url"]).hostname
-        served = {self.token_host, STS, USER_POOLS, IDENTITY_POOLS, *self.hosts.values()}
+        served = {self.token_host, STS, USER_POOLS, IDENTITY_POOLS, SECRETS_MANAGER, *self.hosts.values()}
         netns.settle(sorted(served), addresses=(netns.ECS_AGENT, netns.EKS_AGENT))
 
         self.ministack = stack.enter_context(Ministack(self.directory))
@@ -170,7 +173,10 @@ class World:
             self.ministack.answer_to(self.hosts[name], api)
         iam_api, partner_api = apis["iam-keys"], apis["cross-account"]
         self.role = f"arn:aws:iam::{PARTNER_ACCOUNT}:role/{ROLE_NAME}"
-        self.key = self.ministack.user("orders", allow_invoke(iam_api), allow_assume(self.role))
+        read = {"Effect": "Allow", "Action": "secretsmanager:GetSecretValue", "Resource": "*"}
+        self.key = self.ministack.user("orders", allow_invoke(iam_api), allow_assume(self.role), read)
+        self.ministack.client("secretsmanager").create_secret(
+            Name="prod/orders", SecretString=json.dumps({"client_secret": self.app.secret}))
         made = self.ministack.role(ROLE_NAME, f"arn:aws:iam::{HOME_ACCOUNT}:user/orders", allow_invoke(partner_api),
                                    account=PARTNER_ACCOUNT, external_id=EXTERNAL_ID)
         assert made == self.role, made
@@ -249,6 +255,8 @@ def given(world, stack, name, source):
     """The environment variables for a config, and the agent's endpoint if the credential comes from one."""
     if name.startswith("m2m"):
         return {"ORDERS_CLIENT_ID": world.app.id, "ORDERS_CLIENT_SECRET": world.app.secret}, None
+    if name == "stored-secret":
+        return {"ORDERS_CLIENT_ID": world.app.id} | world.key.environment(), None
     if name == "pool-login":
         return {"ORDERS_USER_POOL_ID": world.user.pool_id, "ORDERS_CLIENT_ID": world.user.id,
                 "ORDERS_PASSWORD": world.user.password, "ORDERS_IDENTITY_POOL_ID": world.identity_pool}, None
@@ -329,6 +337,14 @@ def check_m2m_basic(world, calls, token_calls, _):
     assert "client_secret" not in form
 
 
+def check_stored_secret(world, calls, credential_calls, _):
+    (read,) = [call for call in credential_calls if call.name == SECRETS_MANAGER]
+    assert read.header("x-amz-target") == "secretsmanager.GetSecretValue"
+    assert json.loads(read.body) == {"SecretId": "prod/orders"}
+    assert read.signing_scope()[1:] == (REGION, "secretsmanager", "aws4_request")
+    check_m2m_basic(world, calls, [call for call in credential_calls if call is not read], None)
+
+
 def check_signed(calls, key_id):
     for call in calls:
         assert call.signing_scope()[1:] == (REGION, "execute-api", "aws4_request")
@@ -378,6 +394,7 @@ CHECKS = {
     "container-role": check_container_role,
     "pool-login": check_pool_login,
     "cross-account": check_cross_account,
+    "stored-secret": check_stored_secret,
 }
 
 

@@ -1,10 +1,11 @@
 //! After a refusal: one renewal, one more send, no loop.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::{Response, StatusCode};
-use standin::body;
+use standin::{Authorizer, body};
 
 use crate::support::{Plan, World};
 
@@ -62,6 +63,28 @@ async fn an_api_that_refuses_every_token_gets_no_loop() {
 }
 
 #[tokio::test]
+async fn a_fresh_token_that_is_refused_as_well_ends_it() {
+    let refuse: standin::Responder = Arc::new(|_request, _principal| {
+        Box::pin(async {
+            let mut answer = Response::new(body::full("no"));
+            *answer.status_mut() = StatusCode::UNAUTHORIZED;
+            answer.headers_mut().insert("www-authenticate", "Bearer error=\"invalid_token\"".parse().unwrap());
+            answer
+        })
+    });
+    let world = Plan::bearer().respond("/prod/orders", refuse).start().await;
+    world.countersign.until_ready().await;
+    later().await;
+    assert_eq!(world.get("/orders").await.status, 401, "the second refusal is the client's answer");
+    assert_eq!((world.tokens.calls(), world.gateway.requests()), (2, 2));
+    for _ in 0..20 {
+        assert_eq!(world.get("/orders").await.status, 401);
+    }
+    assert_eq!((world.tokens.calls(), world.gateway.requests()), (2, 22), "fetched just now: one send each, no fetch");
+    world.finish().await;
+}
+
+#[tokio::test]
 async fn a_backends_own_401_is_its_business() {
     let refuse: standin::Responder = Arc::new(|_request, _principal| {
         Box::pin(async {
@@ -88,6 +111,37 @@ async fn a_clock_ten_minutes_off_is_noticed_once_and_then_right() {
         assert_eq!(statuses(&world), [false, true, true], "signed again with the upstream's time, then right at once");
         world.finish().await;
     }
+}
+
+#[tokio::test]
+async fn an_upload_that_meets_a_wrong_clock_gets_the_refusal_and_the_next_request_is_right() {
+    // The stand-in's authorizer wants the body signed, and what is signed can be sent again; so this API is open, refuses
+    // the first request, and says that it is ten minutes later there.
+    let first = AtomicBool::new(true);
+    let refuse: standin::Responder = Arc::new(move |_request, _principal| {
+        let status = if first.swap(false, Ordering::Relaxed) { StatusCode::FORBIDDEN } else { StatusCode::OK };
+        let mut answer = Response::new(body::full(""));
+        let theirs = standin::Clock::system().now() + Duration::from_mins(10);
+        answer.headers_mut().insert("date", httpdate::fmt_http_date(theirs).parse().unwrap());
+        answer.headers_mut().insert("x-amzn-errortype", "InvalidSignatureException".parse().unwrap());
+        *answer.status_mut() = status;
+        Box::pin(async { answer })
+    });
+    let plan = Plan::sigv4().auth("payload = \"unsigned\"").respond("/prod/up", refuse);
+    let world = plan.gateway(|gateway| gateway.method("/prod/up", Authorizer::Open)).start().await;
+    for status in [403, 200] {
+        // Too large to be kept.
+        let answer = world.countersign.ask("POST", "/up", &[], &vec![7; 70_000]).await;
+        assert_eq!(answer.status, status);
+    }
+    // `20261121T120039Z`, as minutes of the day.
+    let number = |text: Option<&str>| text.unwrap().parse::<i32>().unwrap();
+    let minutes = |date: &str| number(date.get(9..11)) * 60 + number(date.get(11..13));
+    let sent: Vec<_> =
+        world.gateway.received().iter().map(|request| minutes(request.header("x-amz-date").unwrap())).collect();
+    assert_eq!(sent.len(), 2, "each once");
+    assert!((9..=11).contains(&(sent[1] - sent[0]).rem_euclid(24 * 60)), "{sent:?}");
+    world.finish().await;
 }
 
 #[tokio::test]
