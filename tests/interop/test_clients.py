@@ -307,8 +307,8 @@ def test_perl_http_tiny_gets_and_posts(base):
     assert_seen(posted, "POST", body=b"a=b")
 
 
-# Clients too large to install for a test: their requests, byte for byte as they sent them once. .NET's are written
-# down from its source (SocketsHttpHandler, and ServicePoint of .NET Framework, which expects a 100 before each body).
+# Clients too large to install for a test: their requests, byte for byte as they sent them once. .NET's were written
+# down, not recorded: HttpClient's after its source, .NET Framework's for its habit to expect a 100 before each body.
 RECORDED = json.loads(pathlib.Path(__file__).with_name("data").joinpath("client_requests.json").read_text())
 
 
