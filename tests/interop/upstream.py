@@ -1,11 +1,16 @@
-"""An API on plain HTTP that keeps every byte it gets and answers what it is told, byte for byte."""
+"""APIs that keep what they get and answer what they are told: on plain HTTP/1.1, byte for byte, and on HTTP/2."""
 
 import contextlib
 import re
 import socket
+import ssl
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import h2.config
+import h2.connection
+import h2.events
+import trustme
 import wire
 from wire import Field, values
 
@@ -150,3 +155,131 @@ def is_delimited(answer: bytes, method: str) -> bool:
     """Whether a reader can tell where `answer` ends without the connection's end."""
     head = answer.partition(b"\r\n\r\n")[0].lower()
     return method == "HEAD" or head[9:12] in (b"204", b"304") or b"\r\ncontent-length:" in head or b"\r\ntransfer-encoding:" in head
+
+
+# An answer's fields that HTTP/2 has no place for (RFC 9113 8.2.2)
+CONNECTION_FIELDS = {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"}
+
+
+@dataclass
+class Stream:
+    """A request while it comes, and its answer while it goes."""
+
+    fields: list[Field]
+    body: bytearray = field(default_factory=bytearray)
+    trailers: list[Field] = field(default_factory=list)
+    whole_in_head: bool = False
+    answer: bytes = b""
+    answer_trailers: list[Field] = field(default_factory=list)
+
+
+class Http2Upstream:
+    """Speaks HTTP/2 over TLS, to localhost. What arrives is told in the words of HTTP/1.1: Host, and framing "chunked" for
+    content without a length. The h2 library refuses what RFC 9113 forbids; that is a failure."""
+
+    def __init__(self, reply):
+        self.reply = reply
+        self.arrived: list[Arrived] = []
+        self.failures: list[str] = []
+        self.ca = trustme.CA()
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.set_alpn_protocols(["h2"])
+        self.ca.issue_cert("localhost").configure_cert(self._context)
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=16)
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self):
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self):
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._converse, args=(sock,), daemon=True).start()
+
+    def _converse(self, plain: socket.socket):
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        config = h2.config.H2Configuration(client_side=False, header_encoding=None, normalize_inbound_headers=False, normalize_outbound_headers=False)
+        connection = h2.connection.H2Connection(config)
+        streams: dict[int, Stream] = {}
+        try:
+            with self._context.wrap_socket(plain, server_side=True) as sock:
+                connection.initiate_connection()
+                sock.sendall(connection.data_to_send())
+                while data := sock.recv(65536):
+                    for event in connection.receive_data(data):
+                        self._take(connection, streams, event)
+                    for number in list(streams):
+                        self._send(connection, streams, number)
+                    sock.sendall(connection.data_to_send())
+        except OSError:
+            pass  # the peer dropped the connection; the test sees what came of it
+        except Exception as error:
+            self.failures.append(f"{error!r}")
+
+    def _take(self, connection, streams: dict[int, Stream], event):
+        match event:
+            case h2.events.RequestReceived():
+                streams[event.stream_id] = Stream([(bytes(name), bytes(value)) for name, value in event.headers], whole_in_head=event.stream_ended is not None)
+            case h2.events.DataReceived():
+                streams[event.stream_id].body += event.data
+                connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+            case h2.events.TrailersReceived():
+                streams[event.stream_id].trailers += event.headers
+            case h2.events.StreamReset():
+                streams.pop(event.stream_id, None)
+            case h2.events.StreamEnded():
+                self._answer(connection, streams, event.stream_id)
+
+    def _answer(self, connection, streams: dict[int, Stream], number: int):
+        stream = streams[number]
+        pseudo = {name: value for name, value in stream.fields if name.startswith(b":")}
+        fields = [(b"host", pseudo[b":authority"]), *(pair for pair in stream.fields if not pair[0].startswith(b":"))]
+        if not stream.whole_in_head and not values(fields, b"content-length"):
+            fields.append((b"transfer-encoding", b"chunked"))
+        head = b"%s %s HTTP/1.1\r\n" % (pseudo[b":method"], pseudo[b":path"])
+        arrived = Arrived(head, pseudo[b":method"].decode(), pseudo[b":path"], fields, bytes(stream.body), stream.trailers)
+        self.arrived.append(arrived)
+        raw_head, _, rest = self.reply(arrived).partition(b"\r\n\r\n")
+        first, answer_fields = wire.split_head(raw_head + b"\r\n\r\n")
+        if arrived.method != "HEAD" and values(answer_fields, b"transfer-encoding"):
+            stream.answer = b"".join(chunks(Held(rest), stream.answer_trailers))
+        elif arrived.method != "HEAD":
+            stream.answer = rest
+        sent = [(b":status", first[9:12]), *((name.lower(), value) for name, value in answer_fields if name.lower() not in CONNECTION_FIELDS)]
+        connection.send_headers(number, sent, end_stream=not stream.answer and not stream.answer_trailers)
+        if not stream.answer and not stream.answer_trailers:
+            del streams[number]
+
+    @staticmethod
+    def _send(connection, streams: dict[int, Stream], number: int):
+        """As much of the answer as the peer's windows take."""
+        stream = streams[number]
+        while stream.answer:
+            size = min(connection.local_flow_control_window(number), connection.max_outbound_frame_size, len(stream.answer))
+            if size == 0:
+                return
+            piece, stream.answer = stream.answer[:size], stream.answer[size:]
+            connection.send_data(number, piece, end_stream=not stream.answer and not stream.answer_trailers)
+            if not stream.answer and not stream.answer_trailers:
+                del streams[number]
+                return
+        if stream.answer_trailers:
+            connection.send_headers(number, [(name.lower(), value) for name, value in stream.answer_trailers], end_stream=True)
+            del streams[number]
+
+
+class Held(wire.Reader):
+    """Reads what is already there."""
+
+    def __init__(self, data: bytes):
+        super().__init__(None)
+        self.held += data
+
+    def _more(self) -> bool:
+        return False
