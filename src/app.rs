@@ -5,13 +5,13 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Request;
-use hyper::body::Incoming;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
+use rustls::ServerConfig;
 use tokio::sync::Semaphore;
 
 use crate::admin::{Admin, Pages};
@@ -21,14 +21,20 @@ use crate::auth::metrics::CredentialMetrics;
 use crate::auth::refreshing::Status;
 use crate::clock::Clock;
 use crate::config::Compiled;
+use crate::egress::Egress;
 use crate::message::body::Budget;
+use crate::proxy::guard::token::CallerToken;
 use crate::proxy::pool::Pool;
 use crate::proxy::record::AccessLog;
 use crate::proxy::{Proxy, Snapshot};
+use crate::secret::SecretError;
 use crate::server::connection::Timers;
-use crate::server::{self, BindError, Drain, Listener};
+#[cfg(unix)]
+use crate::server::unix::UnixSocket;
+use crate::server::{self, Arrival, BindError, Drain, Listener, Terms};
 use crate::tasks::Tasks;
-use crate::tls::{ClientSettings, SystemRoots, TlsError};
+use crate::tls::serving::Certificate;
+use crate::tls::{ClientSettings, Identity, SystemRoots, TlsError};
 
 /// The admin port's connections, apart from the clients': health is never shed (security.md 3.2).
 /// Each of its listeners has its own, and silent ones end soon, so that nobody can keep a probe out for long.
@@ -44,6 +50,9 @@ pub enum StartError {
     /// A certificate file cannot be used.
     #[error("setting up TLS")]
     Tls(#[from] TlsError),
+    /// The caller token is gone since the config was checked.
+    #[error("reading the caller token")]
+    CallerToken(#[from] SecretError),
     /// The control plane's client refuses its configuration.
     #[error("setting up the client for token endpoints")]
     Control(#[from] reqwest::Error),
@@ -56,6 +65,9 @@ pub struct Sidecar {
     proxy: Arc<Proxy>,
     admin: Arc<Admin>,
     mains: Vec<Listener>,
+    #[cfg(unix)]
+    sockets: Vec<UnixSocket>,
+    tls: Option<Arc<ServerConfig>>,
     /// With the address that the routes know each by.
     owns: Vec<(SocketAddr, Listener)>,
     admin_listener: Listener,
@@ -70,7 +82,7 @@ pub struct Sidecar {
 /// [`StartError`], but no credential's own.
 pub async fn try_credentials(compiled: &Compiled, clock: &Clock) -> Result<Vec<(Status, Option<String>)>, StartError> {
     let (clock, tasks) = (clock.clone(), Tasks::default());
-    let control = control(&SystemRoots::load(), &compiled.control)?;
+    let control = control(&SystemRoots::load(), &compiled.control, &compiled.egress)?;
     let means = auth::Means { control, clock, tasks: tasks.clone(), environment: compiled.aws.clone() };
     let schemes = auth::Builder::new(means).build(&compiled.schemes, &compiled.fields).await;
     let mut statuses = Vec::new();
@@ -83,9 +95,17 @@ pub async fn try_credentials(compiled: &Compiled, clock: &Clock) -> Result<Vec<(
     Ok(statuses)
 }
 
-fn control(roots: &SystemRoots, settings: &ClientSettings) -> Result<Control, StartError> {
+fn control(roots: &SystemRoots, settings: &ClientSettings, egress: &Egress) -> Result<Control, StartError> {
     let alpn: &[&[u8]] = &[b"h2", b"http/1.1"];
-    Ok(Control::try_new(roots.client_config(settings, alpn)?)?)
+    Ok(Control::try_new(roots.client_config(settings, alpn)?, egress.clone())?)
+}
+
+/// What the listeners speak TLS with; the certificate is followed.
+fn secure(identity: Identity, tasks: &Tasks) -> Result<Arc<ServerConfig>, TlsError> {
+    let certificate = Certificate::try_new(identity)?;
+    let config = certificate.server_config()?;
+    tasks.spawn("certificate", certificate.follow());
+    Ok(config)
 }
 
 /// Where a [`Sidecar`] listens.
@@ -93,6 +113,8 @@ fn control(roots: &SystemRoots, settings: &ClientSettings) -> Result<Control, St
 pub struct Addresses {
     /// The main listeners.
     pub proxy: Vec<SocketAddr>,
+    /// Their Unix sockets.
+    pub sockets: Vec<PathBuf>,
     /// Routes' own ports: as configured, and as bound.
     pub own: Vec<(SocketAddr, SocketAddr)>,
     /// The admin port.
@@ -114,26 +136,54 @@ impl Sidecar {
     /// # Errors
     /// [`StartError`].
     pub async fn bind(compiled: Compiled, clock: Clock) -> Result<Self, StartError> {
-        let Compiled { log, admin, server: settings, proxy, control, aws, routes, schemes, fields, warnings: _ } =
-            compiled;
-        let mains = Listener::bind_all(&settings.listen).await?;
+        let Compiled {
+            log,
+            admin,
+            server: settings,
+            proxy,
+            control,
+            egress,
+            aws,
+            routes,
+            schemes,
+            fields,
+            warnings: _,
+        } = compiled;
+        let reach = settings.reach;
+        let mains = Listener::bind_all(&settings.listen, reach).await?;
+        #[cfg(unix)]
+        let mut sockets = Vec::new();
+        #[cfg(unix)]
+        for path in &settings.sockets {
+            sockets.push(UnixSocket::bind(path, &settings.socket_access).await?);
+        }
         let mut owns = Vec::new();
         for address in routes.iter().filter_map(|route| route.listen).collect::<BTreeSet<_>>() {
-            owns.push((address, Listener::bind(address).await?));
+            owns.push((address, Listener::bind(address, reach).await?));
         }
-        let admin_listener = Listener::bind(admin.listen).await?;
+        let admin_listener = Listener::bind(admin.listen, reach).await?;
         let health_listener = match admin.health_listen {
-            Some(address) => Some(Listener::bind(address).await?),
+            Some(address) => Some(Listener::bind(address, reach).await?),
             None => None,
         };
 
         let tasks = Tasks::default();
+        let tls = settings.tls.clone().map(|identity| secure(identity, &tasks)).transpose()?;
         let roots = SystemRoots::load();
-        let control = self::control(&roots, &control)?;
+        let control = self::control(&roots, &control, &egress)?;
+        for route in &routes {
+            if let Some(proxy) = &route.upstream.origin.via {
+                tracing::info!(route = %route.name, %proxy, "its upstream is reached through a proxy");
+            }
+        }
         let means = auth::Means { control, clock: clock.clone(), tasks: tasks.clone(), environment: aws };
         let schemes = auth::Builder::new(means).build(&schemes, &fields).await;
         let pool = Pool::new(roots, tasks.clone());
-        let snapshot = Snapshot::try_new(&proxy, routes, &schemes, &pool)?;
+        let token = proxy.caller_token.clone().map(CallerToken::try_new).transpose()?.map(Arc::new);
+        if let Some(token) = &token {
+            tasks.spawn("caller-token", Arc::clone(token).follow());
+        }
+        let snapshot = Snapshot::try_new(&proxy, routes, &schemes, &pool, token)?;
 
         let mut registry = Registry::with_prefix("countersign");
         registry.register("build", "The program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
@@ -143,13 +193,27 @@ impl Sidecar {
         let proxy = Arc::new(Proxy::new(snapshot, budget, clock.clone(), access, &mut registry));
         let drain = Drain::default();
         let admin = Arc::new(Admin::new(&admin, schemes.credentials, registry, drain.clone(), clock));
-        Ok(Self { settings, proxy, admin, mains, owns, admin_listener, health_listener, drain, tasks })
+        Ok(Self {
+            settings,
+            proxy,
+            admin,
+            mains,
+            #[cfg(unix)]
+            sockets,
+            tls,
+            owns,
+            admin_listener,
+            health_listener,
+            drain,
+            tasks,
+        })
     }
 
     /// Where it listens.
     pub fn addresses(&self) -> Addresses {
         Addresses {
             proxy: self.mains.iter().map(Listener::address).collect(),
+            sockets: self.settings.sockets.clone(),
             own: self.owns.iter().map(|(configured, listener)| (*configured, listener.address())).collect(),
             admin: self.admin_listener.address(),
             health: self.health_listener.as_ref().map(Listener::address),
@@ -158,19 +222,27 @@ impl Sidecar {
 
     /// Answers until `stop`, then drains; `hurry` ends the draining at once.
     pub async fn run(self, stop: impl Future<Output = ()>, hurry: impl Future<Output = ()>) -> Ended {
-        let Self { settings, proxy, admin, mains, owns, admin_listener, health_listener, drain, tasks } = self;
+        let Self { settings, proxy, admin, mains, tls, owns, admin_listener, health_listener, drain, tasks, .. } = self;
         let timers = Timers { head: settings.header_timeout, idle: settings.idle_timeout };
         let places = Arc::new(Semaphore::new(settings.max_connections));
+        let terms = Terms { timers, places, drain: drain.clone() };
+        let service = |own: Option<SocketAddr>| {
+            let proxy = Arc::clone(&proxy);
+            move |arrival: Arrival| {
+                let proxy = Arc::clone(&proxy);
+                async move { proxy.serve(arrival, own).await }
+            }
+        };
+        #[cfg(unix)]
+        for socket in self.sockets {
+            tracing::info!(listener = "socket", path = %socket.path().display(), "listening");
+            tasks.spawn("listener", socket.serve(terms.clone(), service(None)));
+        }
         let mains = mains.into_iter().map(|listener| ("proxy", None, listener));
         let owns = owns.into_iter().map(|(configured, listener)| ("route", Some(configured), listener));
         for (name, own, listener) in mains.chain(owns) {
             tracing::info!(listener = name, address = %listener.address(), "listening");
-            let proxy = Arc::clone(&proxy);
-            let service = move |request: Request<Incoming>| {
-                let proxy = Arc::clone(&proxy);
-                async move { proxy.serve(request, own).await }
-            };
-            tasks.spawn("listener", listener.serve(timers, Arc::clone(&places), drain.clone(), service));
+            tasks.spawn("listener", listener.serve(terms.clone(), tls.clone(), service(own)));
         }
         // The admin port answers until the very end, so that a probe sees the drain.
         let admin_drain = Drain::default();
@@ -178,12 +250,13 @@ impl Sidecar {
         for (name, pages, listener) in [("admin", Pages::All, admin_listener)].into_iter().chain(health) {
             tracing::info!(listener = name, address = %listener.address(), "listening");
             let admin = Arc::clone(&admin);
-            let service = move |request: Request<Incoming>| {
+            let service = move |arrival: Arrival| {
                 let admin = Arc::clone(&admin);
-                async move { admin.answer(request, pages) }
+                async move { admin.answer(arrival, pages) }
             };
             let places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS));
-            tasks.spawn("admin", listener.serve(ADMIN_TIMERS, places, admin_drain.clone(), service));
+            let terms = Terms { timers: ADMIN_TIMERS, places, drain: admin_drain.clone() };
+            tasks.spawn("admin", listener.serve(terms, None, service));
         }
 
         stop.await;

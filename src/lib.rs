@@ -6,13 +6,14 @@
 //! | rank | modules |
 //! | --- | --- |
 //! | 0 | [`units`], [`secret`], [`clock`], [`tasks`], [`message`]: values and rules; [`tls`]: who is trusted |
-//! | 1 | [`telemetry`], [`route`]: what is said, where requests go |
-//! | 2 | [`auth`]: credentials and what they add; [`server`]: sockets, connections, drain |
-//! | 3 | [`proxy`]: the way of a request |
-//! | 4 | [`admin`]: probes and metrics |
-//! | 5 | [`config`]: the file, and all that can be wrong with it |
-//! | 6 | [`app`]: everything put together |
-//! | 7 | [`cli`]: arguments, environment, exit codes |
+//! | 1 | [`telemetry`], [`egress`]: what is said, which proxy leads out |
+//! | 2 | [`route`]: where requests go |
+//! | 3 | [`auth`]: credentials and what they add; [`server`]: sockets, connections, drain |
+//! | 4 | [`proxy`]: the way of a request |
+//! | 5 | [`admin`]: probes and metrics |
+//! | 6 | [`config`]: the file, and all that can be wrong with it |
+//! | 7 | [`app`]: everything put together |
+//! | 8 | [`cli`]: arguments, environment, exit codes |
 
 pub mod admin;
 pub mod app;
@@ -20,6 +21,7 @@ pub mod auth;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod egress;
 pub mod message;
 pub mod proxy;
 pub mod route;

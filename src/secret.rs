@@ -13,6 +13,28 @@ use zeroize::Zeroizing;
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Zeroizing<String>);
 
+/// A secret that is at hand without asking anybody.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum LocalSecret {
+    /// What the environment or the config itself gave at start.
+    Fixed(Secret),
+    /// The content of this file, as it is at the time.
+    File(PathBuf),
+}
+
+impl LocalSecret {
+    /// The secret as it is now. Blocks for the length of one small file read.
+    ///
+    /// # Errors
+    /// [`SecretError`] when the file is missing, unreadable or empty.
+    pub fn read(&self) -> Result<Secret, SecretError> {
+        match self {
+            Self::Fixed(secret) => Ok(secret.clone()),
+            Self::File(path) => read_file(path),
+        }
+    }
+}
+
 /// A secret file that could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {

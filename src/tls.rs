@@ -1,7 +1,9 @@
-//! TLS towards upstreams and token endpoints: which roots are trusted, which client certificate is shown.
+//! TLS: which roots are trusted towards upstreams and token endpoints, which certificates are shown to whom.
 //!
 //! There is one crypto provider in the process (aws-lc-rs) and it is passed explicitly; certificate checks cannot be
 //! switched off. Imports nothing of ours.
+
+pub mod serving;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,7 +23,7 @@ pub struct ClientSettings {
     pub http2: Http2,
 }
 
-/// A client certificate chain and its private key, both PEM files.
+/// A certificate chain and its private key, both PEM files.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Identity {
     /// The chain, leaf first.

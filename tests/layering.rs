@@ -31,7 +31,7 @@ const ROOMS: [(&[&str], &[&str]); 18] = [
     (&["tracing_subscriber"], &["telemetry/"]),
     (&["hyper", "client"], &["proxy/pool/"]),
     (&["hyper", "server"], &["server/"]),
-    (&["arc_swap"], &["proxy/", "auth/refreshing.rs"]),
+    (&["arc_swap"], &["proxy/", "auth/refreshing.rs", "tls/serving.rs"]),
 ];
 /// The same for the standard library.
 const ENVIRONMENT: (&[&str], &[&str]) = (&["std", "env"], &["cli/"]);

@@ -100,6 +100,7 @@ async fn connections(tasks: &Tasks) -> (Pool, Arc<Connections>) {
         scheme: Scheme::HTTP,
         authority: Authority::from_static("upstream.test"),
         dial: HostPort { host: address.ip().to_string(), port: address.port() },
+        via: None,
         server_name: "upstream.test".into(),
         tls: ClientSettings::default(),
         connect_timeout: minute,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Response, StatusCode};
 use http_body_util::Full;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
@@ -18,8 +18,9 @@ use tokio::time::Instant;
 use crate::auth::Credential;
 use crate::auth::refreshing::Status;
 use crate::clock::Clock;
-use crate::proxy::guard::AllowedHosts;
-use crate::server::Drain;
+use crate::proxy::guard::Guard;
+use crate::proxy::outcome::ProxyError;
+use crate::server::{Arrival, Drain};
 
 /// A credential source that has not answered by then is slow, but no reason to keep the app from starting.
 const FIRST_TRIES: Duration = Duration::from_secs(10);
@@ -50,8 +51,8 @@ pub struct Admin {
     registry: Registry,
     drain: Drain,
     clock: Clock,
-    /// Whose names callers may use; anybody's where the port was opened to other machines on purpose.
-    hosts: Option<AllowedHosts>,
+    /// Who may call; anybody where the port was opened to other machines on purpose.
+    guard: Option<Guard>,
     started: Instant,
 }
 
@@ -66,16 +67,21 @@ impl Admin {
         drain: Drain,
         clock: Clock,
     ) -> Self {
-        let hosts = settings.listen.ip().is_loopback().then(|| AllowedHosts::new([]));
-        Self { credentials, registry, drain, clock, hosts, started: Instant::now() }
+        let guard = settings.listen.ip().is_loopback().then(Guard::loopback);
+        Self { credentials, registry, drain, clock, guard, started: Instant::now() }
     }
 
     /// Answers one request.
-    pub fn answer<B>(&self, request: Request<B>, pages: Pages) -> Answer {
-        let (parts, _unread) = request.into_parts();
+    pub fn answer<B>(&self, arrival: Arrival<B>, pages: Pages) -> Answer {
+        let (parts, _unread) = match arrival {
+            Ok(request) => request.into_parts(),
+            Err(refused) => {
+                return text(ProxyError::from(refused.error).code().status(), format!("{}\n", refused.error));
+            }
+        };
         if pages == Pages::All
-            && let Some(hosts) = &self.hosts
-            && let Err(error) = hosts.check(&parts)
+            && let Some(guard) = &self.guard
+            && let Err(error) = guard.check(&parts)
         {
             return text(StatusCode::FORBIDDEN, format!("{error}\n"));
         }

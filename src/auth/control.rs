@@ -1,10 +1,10 @@
 //! The control plane's one HTTP client: token endpoints here, and every call of `aws-config` through an adapter.
 //!
 //! One client means one set of roots, one proxy policy and one set of limits. It follows no redirect (a token request
-//! carries a secret), keeps no cookie and decompresses nothing. Imports nothing of ours
-//! but `auth::error`.
+//! carries a secret), keeps no cookie and decompresses nothing. Imports `egress`.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_smithy_runtime_api::client::http::{
@@ -18,6 +18,7 @@ use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderValue};
 
 use super::error::FetchError;
+use crate::egress::{Egress, ProxyUrl};
 
 /// TCP and TLS together (security.md 3.6: connect 2 s, read 5 s).
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
@@ -32,6 +33,7 @@ const LARGEST_RETRY_AFTER_SECONDS: u64 = 86_400;
 #[derive(Clone, Debug)]
 pub struct Control {
     client: reqwest::Client,
+    egress: Arc<Egress>,
 }
 
 /// An answer, read whole.
@@ -45,22 +47,35 @@ pub struct Answer {
 }
 
 impl Control {
-    /// A client that trusts what `tls` trusts.
+    /// A client that trusts what `tls` trusts, and goes out as `egress` says.
     ///
     /// # Errors
     /// When reqwest cannot use the configuration; it can use any that rustls built.
-    pub fn try_new(tls: rustls::ClientConfig) -> Result<Self, reqwest::Error> {
+    pub fn try_new(tls: rustls::ClientConfig, egress: Egress) -> Result<Self, reqwest::Error> {
+        let egress = Arc::new(egress);
+        let rules = Arc::clone(&egress);
+        let proxies = reqwest::Proxy::custom(move |url| {
+            let proxy = through(&rules, url.scheme(), url.host_str()?, url.port_or_known_default())?;
+            let mut address = reqwest::Url::parse(&proxy.address()).ok()?;
+            if let Some((user, password)) = proxy.credentials() {
+                address.set_username(user).ok()?;
+                address.set_password(Some(password)).ok()?;
+            }
+            Some(address)
+        });
         let client = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)
             .redirect(reqwest::redirect::Policy::none())
+            // Not reqwest's own reading of the environment, which knows neither loopback nor metadata addresses.
             .no_proxy()
+            .proxy(proxies)
             .connect_timeout(CONNECT_LIMIT)
             .timeout(CALL_LIMIT)
             // Calls are minutes apart: a kept connection would mostly be a dead one.
             .pool_max_idle_per_host(0)
             .user_agent(concat!("countersign/", env!("CARGO_PKG_VERSION")))
             .build()?;
-        Ok(Self { client })
+        Ok(Self { client, egress })
     }
 
     /// Posts a form. `authorization` is the whole field value.
@@ -88,7 +103,7 @@ impl Control {
     /// [`FetchError::Unreachable`], [`FetchError::TimedOut`], [`FetchError::Malformed`] (too large). A status is not an
     /// error here.
     pub async fn post(&self, url: &str, headers: HeaderMap, body: Vec<u8>) -> Result<Answer, FetchError> {
-        self.ask(self.client.post(url).headers(headers).body(body), || without_query(url)).await
+        self.ask(self.client.post(url).headers(headers).body(body), || self.named(url)).await
     }
 
     /// Gets `url`, which is called `name` in messages, and reads the answer whole.
@@ -97,6 +112,20 @@ impl Control {
     /// As [`Control::post`].
     pub async fn get(&self, url: &str, name: &str, headers: HeaderMap) -> Result<Answer, FetchError> {
         self.ask(self.client.get(url).headers(headers), || name.to_owned()).await
+    }
+
+    /// A URL as it stands in messages, with the proxy that leads there.
+    fn named(&self, url: &str) -> String {
+        let shown = without_query(url);
+        let parsed: Option<http::Uri> = shown.parse().ok();
+        let proxy = parsed.as_ref().and_then(|url| {
+            let default = if url.scheme_str() == Some("https") { 443 } else { 80 };
+            through(&self.egress, url.scheme_str()?, url.host()?, Some(url.port_u16().unwrap_or(default)))
+        });
+        match proxy {
+            Some(proxy) => format!("{shown} through the proxy {proxy}"),
+            None => shown,
+        }
     }
 
     async fn ask(&self, request: reqwest::RequestBuilder, endpoint: impl Fn() -> String) -> Result<Answer, FetchError> {
@@ -139,6 +168,12 @@ impl fmt::Debug for Answer {
         // The body is a token, mostly.
         f.debug_struct("Answer").field("status", &self.status).finish_non_exhaustive()
     }
+}
+
+/// What goes over plain HTTP stays on this machine, or is a metadata endpoint.
+fn through<'e>(egress: &'e Egress, scheme: &str, host: &str, port: Option<u16>) -> Option<&'e ProxyUrl> {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    egress.to(host, port?).filter(|_| scheme == "https")
 }
 
 /// Why an answer could not be read whole.

@@ -186,8 +186,12 @@ fn check(compiled: &Compiled, online: bool) -> ExitCode {
         let listen = route.listen.map_or_else(|| "main".to_owned(), |address| address.to_string());
         let (name, path, base) = (&route.name, &route.path, &route.upstream.base_path);
         let (scheme, authority) = (&origin.scheme, &origin.authority);
+        let via = origin.via.as_ref().map(|proxy| format!(", through the proxy {proxy}")).unwrap_or_default();
         let _infallible =
-            writeln!(text, "route {name}: {listen} {host}{path} -> {scheme}://{authority}{base}, auth {auth}");
+            writeln!(text, "route {name}: {listen} {host}{path} -> {scheme}://{authority}{base}, auth {auth}{via}");
+    }
+    if let Some(proxy) = compiled.egress.proxy() {
+        let _infallible = writeln!(text, "token and AWS calls go through the proxy {proxy}, save to NO_PROXY");
     }
     let number = compiled.routes.len();
     let _infallible = writeln!(text, "ok: {number} {}", if number == 1 { "route" } else { "routes" });

@@ -4,6 +4,7 @@
 //! error makes [`load`](super::load) throw the whole result away. Imports `raw` and the modules whose settings it fills.
 
 mod auth;
+mod caller;
 mod environment;
 mod field;
 mod identity_pool;
@@ -57,8 +58,10 @@ impl<'a> Context<'a> {
 pub(super) fn compile(raw: RawConfig, context: &mut Context<'_>) -> Compiled {
     let RawConfig { proxy, admin, log, upstream, auth, routes } = raw;
     let defaults = upstream::transport(&upstream, context);
-    let admin = listen::check(&proxy, admin, &routes, context);
+    let (listens, admin) = listen::check(&proxy, admin, &routes, context);
     let allowed_hosts = name::hosts("allowed_hosts", &proxy.allowed_hosts.value, context);
+    let allowed_origins = caller::origins(&proxy.allowed_origins.value, context);
+    let caller_token = proxy.caller_token.as_ref().and_then(|token| caller::token(token, context));
     upstream::check_budget(&upstream, &routes, &proxy.buffer_budget, context);
     let mut auths = auth::compile(&auth, context);
     let routes = route::compile(routes, &mut auths, context);
@@ -67,8 +70,14 @@ pub(super) fn compile(raw: RawConfig, context: &mut Context<'_>) -> Compiled {
         log: telemetry::log::Settings { format: log.format.value, level: log.level.value, access: log.access.value },
         admin,
         control: ClientSettings { identity: None, ..defaults.tls },
+        egress: defaults.egress,
         server: server::Settings {
-            listen: proxy.listen.value.iter().map(|address| address.value).collect(),
+            listen: listens.tcp,
+            sockets: listens.sockets,
+            #[cfg(unix)]
+            socket_access: listens.socket_access,
+            tls: listens.tls,
+            reach: listens.reach,
             max_connections: proxy.max_connections.value,
             header_timeout: proxy.header_timeout.value,
             idle_timeout: proxy.idle_timeout.value,
@@ -76,6 +85,9 @@ pub(super) fn compile(raw: RawConfig, context: &mut Context<'_>) -> Compiled {
         },
         proxy: proxy::Settings {
             allowed_hosts,
+            allowed_origins,
+            caller_token,
+            forwarding: proxy.forwarded.value,
             max_in_flight: proxy.max_in_flight.value,
             buffer_budget: proxy.buffer_budget.value,
         },

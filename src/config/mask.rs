@@ -274,7 +274,8 @@ impl Scan<'_> {
             // A header may have the user's own names, so this asks only for what is known to hold secrets; and the second
             // of `[auth.NAME]` is always the user's.
             && self.header.iter().enumerate().all(|(at, table)| {
-                (at == 1 && self.header.first() == Some(&"auth")) || !raw::holds_secrets(table)
+                // `proxy` is a table here, and a key that may hold a password in `[upstream]`.
+                at == 0 || (at == 1 && self.header.first() == Some(&"auth")) || !raw::holds_secrets(table)
             })
     }
 

@@ -20,7 +20,7 @@ use std::path::PathBuf;
 
 pub use diagnostic::{Diagnostic, Report, Severity};
 
-use crate::{admin, auth, proxy, route, server, telemetry, tls};
+use crate::{admin, auth, egress, proxy, route, server, telemetry, tls};
 
 /// A config file's text.
 #[derive(Clone)]
@@ -50,6 +50,8 @@ pub struct Compiled {
     pub proxy: proxy::Settings,
     /// TLS of token and STS calls: `ca_file` and `http2` of `[upstream]`.
     pub control: tls::ClientSettings,
+    /// The proxy on the way of token and AWS calls: `proxy` of `[upstream]`.
+    pub egress: egress::Egress,
     /// What the environment says about AWS credentials.
     pub aws: auth::spec::AwsEnvironment,
     /// In the order of the file; never empty.

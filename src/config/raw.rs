@@ -11,6 +11,8 @@ use std::time::Duration;
 use super::read::{At, FromToml, Map, Reader, Table, Text, Value, choice, given, needed, slot, table, take};
 pub use super::read::{Key, Type};
 use crate::auth::spec::{ClientAuth, PayloadSigning, UserToken};
+use crate::proxy::guard::Forwarding;
+use crate::route::Cookies;
 use crate::secret::Secret;
 use crate::telemetry::log::{Format, Level};
 use crate::tls::Http2;
@@ -44,12 +46,24 @@ pub const SECTIONS: &[Section] = &[
 table! {
     /// Who may call, and how much.
     struct RawProxy {
-        /// Addresses to listen on.
-        listen: Vec<At<SocketAddr>> = r#"["127.0.0.1:8080", "[::1]:8080"]"#;
+        /// Addresses to listen on: IP address and port, or "unix:" and the path of a socket.
+        listen: Vec<At<RawListen>> = r#"["127.0.0.1:8080", "[::1]:8080"]"#;
+        /// Permission bits of Unix sockets, in octal.
+        socket_mode: Text = r#""0600""#;
+        /// Ids of the users who may call through Unix sockets; countersign's own and root's, if left out.
+        socket_users: Vec<At<UserId>>;
+        /// The certificate that the TCP listeners show: they speak TLS then, HTTP/2 and HTTP/1.1.
+        tls: RawTls;
         /// Allows `listen` addresses that are not loopback: whoever reaches one uses the credentials.
         expose: bool = "false";
         /// Host names that callers may use besides loopback names and the routes' own.
         allowed_hosts: Vec<At<Text>> = "[]";
+        /// Web origins whose pages may call, each as a browser writes it; pages of all others are refused.
+        allowed_origins: Vec<At<Text>> = "[]";
+        /// What callers must send as `x-countersign-token`, or as user name or password of the proxy's URL.
+        caller_token: RawSecret;
+        /// X-Forwarded-*, Forwarded, Via, X-Real-IP, X-Original-URL and X-Rewrite-URL of a proxy in front: "strip" takes them out, "pass" sends them on, "refuse" refuses the request.
+        forwarded: Forwarding = r#""strip""#;
         /// Connections at the same time, over all listeners.
         max_connections: usize = "1024";
         /// Requests at the same time, over all routes.
@@ -62,6 +76,16 @@ table! {
         drain_timeout: Duration = r#""25s""#;
         /// All bodies held for signing, together.
         buffer_budget: ByteSize = r#""64MiB""#;
+    }
+}
+
+table! {
+    /// A certificate for callers. Its files are read again when they change.
+    struct RawTls {
+        /// PEM file with the certificate chain, leaf first.
+        cert: Text => required;
+        /// PEM file with its private key.
+        key: Text => required;
     }
 }
 
@@ -110,6 +134,8 @@ table! {
         client_key: Text;
         /// "auto" offers HTTP/2 and lets the server choose; "never" speaks HTTP/1.1.
         http2: Http2 = r#""auto""#;
+        /// "env" follows `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`, "none" goes straight, anything else is the URL of an HTTP proxy, or a secret that holds one.
+        proxy: RawWay = r#""env""#;
         /// Largest body that is held for signing; larger gets 413. API Gateway's own limit is 10 MB.
         max_body: ByteSize = r#""10MiB""#;
     }
@@ -280,6 +306,12 @@ table! {
         server_name: Text;
         /// Whether `%2F` may stand in a request's path.
         allow_encoded_slash: bool = "false";
+        /// Whether a WebSocket may begin here; otherwise `Upgrade` is taken out of requests.
+        websocket: bool = "false";
+        /// Whether a `Location` in the upstream's answer that leads under this route is rewritten to lead here.
+        rewrite_location: bool = "true";
+        /// "pass" leaves the upstream's cookies as they are; "local" makes them good for callers: no Domain, no Secure, Path of this route.
+        cookies: Cookies = r#""pass""#;
         /// Requests of this route at the same time; the one of [proxy] alone, if left out.
         max_in_flight: usize;
         /// Changes to the request's headers on the way out.
@@ -299,6 +331,8 @@ table! {
 
 choice!(Format { "text" => Format::Text, "json" => Format::Json });
 choice!(Http2 { "auto" => Http2::Auto, "never" => Http2::Never });
+choice!(Forwarding { "strip" => Forwarding::Strip, "pass" => Forwarding::Pass, "refuse" => Forwarding::Refuse });
+choice!(Cookies { "pass" => Cookies::Pass, "local" => Cookies::Local });
 choice!(ClientAuth { "basic" => ClientAuth::Basic, "body" => ClientAuth::Body });
 choice!(RawFlow { "srp" => RawFlow::Srp, "password" => RawFlow::Password, "admin-password" => RawFlow::AdminPassword });
 choice!(PayloadSigning { "signed" => PayloadSigning::Signed, "unsigned" => PayloadSigning::Unsigned });
@@ -330,6 +364,17 @@ pub(super) struct RawRouteEntry {
     pub(super) upstream: RawUpstream,
 }
 
+/// Where the proxy listens.
+#[derive(Clone)]
+pub(super) enum RawListen {
+    Tcp(SocketAddr),
+    Unix(Text),
+}
+
+/// A user's number in the operating system.
+#[derive(Clone, Copy)]
+pub(super) struct UserId(pub(super) u32);
+
 /// Where a secret is.
 #[derive(Clone)]
 pub(super) enum RawSecret {
@@ -356,6 +401,10 @@ pub(super) enum RawFieldValue {
     Text(Text),
     Secret(RawSecret),
 }
+
+/// The way out: a word, or a proxy's URL, which may have a password in it.
+#[derive(Clone)]
+pub(super) struct RawWay(pub(super) RawFieldValue);
 
 /// Where AWS credentials come from.
 #[derive(Clone)]

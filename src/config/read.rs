@@ -37,11 +37,13 @@ pub enum Type {
     Bool,
     /// A whole number of at least 1.
     Count,
+    /// A whole number.
+    Id,
     /// `"5s"`; never zero, at most a day.
     Duration,
     /// `"64KiB"`; never zero.
     Size,
-    /// IP address and port.
+    /// IP address and port; for `[proxy] listen` also `unix:` and a path.
     Address,
     /// One of these strings.
     Choice(&'static [&'static str]),
@@ -124,6 +126,8 @@ macro_rules! table {
 
             /// Reads the keys; what is not written comes from `inherited`, or is the default.
             pub(super) fn take(reader: &mut Reader<'_>, table: &Table<'_, '_>, inherited: Option<&Self>) -> Self {
+                // A table of required keys alone inherits nothing.
+                let _: Option<&Self> = inherited;
                 Self { $($key: take!(reader, table, inherited, $key, $type $(, $default)? $(, $need)?),)+ }
             }
         }

@@ -2,16 +2,19 @@
 //!
 //! The rules are RFC 9110 7.6.1 and security.md 2.4 and 2.5. Imports nothing of ours.
 
+use std::borrow::Cow;
+
+use http::Version;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 /// Our name in `Via` (RFC 9110 7.6.3); a request that already carries it has gone in a circle.
 const VIA_NAME: &str = "countersign";
-/// What we say in `Via`: that name, behind the protocol that we speak with callers.
-pub const VIA: HeaderValue = HeaderValue::from_static("1.1 countersign");
 /// The field that carries the request id, in both directions.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Why the answer is not the upstream's.
 pub const ERROR_CODE: HeaderName = HeaderName::from_static("x-countersign-error");
+/// What callers show where a caller token is asked for.
+pub const CALLER_TOKEN: HeaderName = HeaderName::from_static("x-countersign-token");
 /// RFC 9209.
 pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
@@ -25,12 +28,22 @@ pub enum CallerIdentity {
 }
 
 /// Takes out of a request what must not travel on: hop-by-hop fields and those that `Connection` names, the framing
-/// (ours is set later), `Host`, forwarding fields, and fields that would pose as an identity.
+/// (ours is set later), `Host`, our own fields, and fields that would pose as an identity.
 ///
 /// `removed` is told each name, for `explain`.
 pub fn strip_request(headers: &mut HeaderMap, identity: CallerIdentity, mut removed: impl FnMut(&HeaderName)) {
     strip_nominated(headers, &mut removed);
     retain(headers, |name| !is_dropped_from_request(name, identity), &mut removed);
+}
+
+/// Takes out what a proxy before us said of a request's way.
+pub fn strip_forwarding(headers: &mut HeaderMap, mut removed: impl FnMut(&HeaderName)) {
+    retain(headers, |name| !is_forwarding(name), &mut removed);
+}
+
+/// A field in which a proxy before us speaks of the request's way, if there is one.
+pub fn forwarding(headers: &HeaderMap) -> Option<&HeaderName> {
+    headers.keys().find(|name| is_forwarding(name.as_str()))
 }
 
 /// Takes out of a response what must not travel on. `trailers` is whether the client said that it takes them.
@@ -42,6 +55,12 @@ pub fn strip_response(headers: &mut HeaderMap, trailers: Trailers) {
         // RFC 9112 6.3: Transfer-Encoding overrides, and the length is not to be believed.
         headers.remove(header::CONTENT_LENGTH);
     }
+}
+
+/// Takes out of an answer's trailers what would have been taken out of its head, and the length that would frame it.
+pub fn strip_trailers(trailers: &mut HeaderMap) {
+    strip_response(trailers, Trailers::Unwanted);
+    trailers.remove(header::CONTENT_LENGTH);
 }
 
 /// Takes out fields that some servers would read as one of ours, because they take `_` for `-` (security.md F14).
@@ -65,9 +84,17 @@ pub enum Trailers {
 impl Trailers {
     /// Reads a request's `TE`.
     pub fn wanted_by(headers: &HeaderMap) -> Self {
-        let wants = tokens(headers, &header::TE).any(|token| token.eq_ignore_ascii_case("trailers"));
-        if wants { Self::Wanted } else { Self::Unwanted }
+        if lists(headers, &header::TE, "trailers") { Self::Wanted } else { Self::Unwanted }
     }
+}
+
+/// What we say in `Via`: our name, behind the version in which the request came (RFC 9110 7.6.3).
+pub fn via(version: Version) -> HeaderValue {
+    HeaderValue::from_static(match version {
+        Version::HTTP_10 => "1.0 countersign",
+        Version::HTTP_2 => "2.0 countersign",
+        _ => "1.1 countersign",
+    })
 }
 
 /// Whether a request has gone through a countersign before.
@@ -81,6 +108,11 @@ pub fn acceptable_request_id(headers: &HeaderMap) -> Option<HeaderValue> {
     let fits = (1..=128).contains(&id.len())
         && id.as_bytes().iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'));
     fits.then(|| id.clone())
+}
+
+/// Whether one of the comma-separated members of a field is `member`, in upper or lower case.
+pub fn lists(headers: &HeaderMap, name: &HeaderName, member: &str) -> bool {
+    tokens(headers, name).any(|token| token.eq_ignore_ascii_case(member))
 }
 
 /// The comma-separated members of all lines of a field; lines that are not ASCII count as empty.
@@ -116,16 +148,20 @@ fn retain(headers: &mut HeaderMap, keep: impl Fn(&str) -> bool, removed: &mut im
     }
 }
 
+/// The name as servers that speak CGI may read it: they take `_` for `-`, and so `x_amz_date` for ours (security.md F14).
+fn as_read(name: &str) -> Cow<'_, str> {
+    if name.contains('_') { name.trim_end_matches('_').replace('_', "-").into() } else { name.into() }
+}
+
+fn is_forwarding(name: &str) -> bool {
+    let name = as_read(name);
+    matches!(&*name, "via" | "forwarded" | "x-real-ip" | "x-original-url" | "x-rewrite-url")
+        || name.starts_with("x-forwarded-")
+}
+
 fn is_dropped_from_request(name: &str, identity: CallerIdentity) -> bool {
-    // Servers that speak CGI read `_` as `-`, so `x_amz_date` may be taken for ours (security.md F14).
-    let twin;
-    let (name, is_twin) = if name.contains('_') {
-        twin = name.trim_end_matches('_').replace('_', "-");
-        (twin.as_str(), true)
-    } else {
-        (name, false)
-    };
-    match name {
+    let is_twin = name.contains('_');
+    match &*as_read(name) {
         "connection"
         | "keep-alive"
         | "proxy-connection"
@@ -139,11 +175,6 @@ fn is_dropped_from_request(name: &str, identity: CallerIdentity) -> bool {
         | "expect"
         | "content-length"
         | "host"
-        | "via"
-        | "forwarded"
-        | "x-real-ip"
-        | "x-original-url"
-        | "x-rewrite-url"
         | "x-countersign-token" => true,
         "authorization"
         | "x-amz-date"
@@ -154,7 +185,7 @@ fn is_dropped_from_request(name: &str, identity: CallerIdentity) -> bool {
         | "x-amz-algorithm"
         | "x-amz-signedheaders"
         | "x-amz-expires" => is_twin || identity == CallerIdentity::Replaced,
-        _ => name.starts_with("x-forwarded-"),
+        _ => false,
     }
 }
 
@@ -211,13 +242,34 @@ mod tests {
             ("x_amz_security_token", "2"),
             ("authorization_", "3"),
             ("x-amz-meta", "kept"),
-            ("x-forwarded-for", "1.2.3.4"),
             ("x-countersign-token", "t"),
             ("cookie", "kept"),
         ];
         assert_eq!(names_after(&lines, CallerIdentity::Replaced), ["cookie", "x-amz-meta"]);
         let passed = names_after(&lines, CallerIdentity::Passed);
         assert_eq!(passed, ["authorization", "cookie", "x-amz-date", "x-amz-meta"]);
+    }
+
+    #[test]
+    fn what_proxies_say_is_told_by_name_and_twin() {
+        let mut headers = map(&[("x-team", "kept"), ("x-forwarded", "kept")]);
+        assert_eq!(forwarding(&headers), None);
+        for name in [
+            "x-forwarded-for",
+            "x-forwarded-anything",
+            "forwarded",
+            "via",
+            "x-real-ip",
+            "x-original-url",
+            "x-rewrite-url",
+            "x_forwarded_for",
+            "x_real_ip",
+        ] {
+            headers.insert(name, "1".parse().unwrap());
+            assert_eq!(forwarding(&headers).map(HeaderName::as_str), Some(name));
+            strip_forwarding(&mut headers, |_| {});
+            assert_eq!(headers.len(), 2, "{name}");
+        }
     }
 
     #[test]

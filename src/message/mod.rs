@@ -4,4 +4,6 @@
 
 pub mod body;
 pub mod fields;
+pub mod framing;
 pub mod target;
+pub mod websocket;

@@ -8,6 +8,8 @@ use std::borrow::Cow;
 use http::uri::PathAndQuery;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
+/// API Gateway takes 10,240 bytes of request line and fields together (security.md 3.2).
+pub const LONGEST_TARGET: usize = 8 * 1024;
 /// Everything but RFC 3986's unreserved characters: what `SigV4` encodes in a query (aws.md A2).
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 

@@ -10,7 +10,7 @@ use http::header::{HeaderName, HeaderValue};
 use http::{Method, Request};
 
 use super::Settings;
-use super::guard::AllowedHosts;
+use super::guard::Guard;
 use super::outcome::ProxyError;
 use super::rewrite::{outgoing_fields, outgoing_target};
 use crate::auth::canonical::{Added, canonical_request};
@@ -19,7 +19,7 @@ use crate::auth::request::Unsigned;
 use crate::auth::sigv4::Scope;
 use crate::auth::spec::{AwsSource, Bearer, CognitoUser, Coverage, Kind, PayloadSigning, Spec, TokenSource, UserToken};
 use crate::message::body::Sha256Hex;
-use crate::message::fields::REQUEST_ID;
+use crate::message::fields::{self, REQUEST_ID};
 use crate::message::target::{Target, TargetError};
 use crate::route::{NoMatch, Route, Table};
 
@@ -47,9 +47,10 @@ pub fn explain<'a>(
     now: SystemTime,
 ) -> Result<Explanation<'a>, ProxyError> {
     let hosts = routes.iter().filter_map(|route| route.host.clone());
-    let allowed = AllowedHosts::new(settings.allowed_hosts.iter().cloned().chain(hosts));
+    // Whoever can run this may know the token; it need not be shown.
+    let guard = Guard::new(settings, hosts, None);
     let (parts, ()) = request.into_parts();
-    let host = allowed.check(&parts)?;
+    let host = guard.check(&parts)?;
     let target = Target::parse(parts.uri.path_and_query().ok_or(TargetError::NotAPath)?)?;
     let route = find(routes, parts.uri.port_u16(), &host, target.path(), &parts.method)?;
     let spec = route.scheme.and_then(|index| specs.get(index));
@@ -57,7 +58,8 @@ pub fn explain<'a>(
     let path_and_query = outgoing_target(&target, route, coverage)?;
     let mut removed = Vec::new();
     let mut headers = parts.headers;
-    outgoing_fields(&mut headers, route, coverage, |name| removed.push(name.clone()));
+    guard.strip_forwarding(&mut headers, |name| removed.push(name.clone()));
+    outgoing_fields(&mut headers, route, coverage, fields::via(parts.version), |name| removed.push(name.clone()));
     headers.insert(REQUEST_ID, HeaderValue::from_static("<new>"));
     let origin = &route.upstream.origin;
     let unsigned = Unsigned {

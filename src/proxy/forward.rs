@@ -3,14 +3,15 @@
 //! Takes only [`Sealed`] requests, so that nothing leaves without its authorisation. Says of a failure whether the same
 //! request may go out once more (security.md 3.3); the caller authorises it again for that. Imports `message`.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Response, StatusCode};
+use http::StatusCode;
 use tokio::time::{Instant, sleep_until};
 
-use super::pool::{Connections, Reuse, Sent, Undelivered, UpstreamBody, UpstreamError};
-use super::rewrite::{Outbound, Sealed};
+use super::pool::{Answered, Connections, Reuse, Sent, Undelivered, UpstreamError};
+use super::rewrite::{Outbound, Purpose, Sealed};
 use crate::message::body::{Turn, Upload};
 
 /// A request that got no answer.
@@ -24,7 +25,7 @@ pub enum Failure {
     Final(UpstreamError),
 }
 
-/// Sends `sealed` and waits for the response head, `limit` at most after the upstream took the last piece of a streamed
+/// Sends `sealed` and waits for the response head, which is a 101 only if it asked for one, `limit` at most after the upstream took the last piece of a streamed
 /// body, or after the send began.
 ///
 /// # Errors
@@ -37,18 +38,24 @@ pub async fn send(
     sealed: Sealed,
     reuse: Reuse,
     limit: Duration,
-) -> Result<Response<UpstreamBody>, Failure> {
+) -> Result<Answered, Failure> {
     let checkout = connections.checkout(reuse).await.map_err(Failure::Final)?;
-    let upload = sealed.upload();
+    let (upload, purpose) = (sealed.upload(), sealed.purpose());
     let (request, envelope) = sealed.into_request(checkout.form());
-    let exchange = checkout.send(request);
+    let exchange = pin!(async {
+        match purpose {
+            Purpose::Answer => checkout.send(request).await.map(Answered::Response),
+            // Rare and large.
+            Purpose::WebSocket => Box::pin(checkout.send_upgrade(request)).await,
+        }
+    });
     tokio::select! {
         outcome = exchange => match outcome {
-            // `Upgrade` never goes out, so nobody is there to speak another protocol (security.md T37).
-            Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            // No `Upgrade` went out, so nobody is there to speak another protocol (security.md T37).
+            Ok(Answered::Response(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 Err(Failure::Final(UpstreamError::Switched))
             }
-            Ok(response) => Ok(response),
+            Ok(answered) => Ok(answered),
             Err(Undelivered { error, sent }) => Err(match sent {
                 Sent::Nothing(request) => Failure::Unsent(Box::new(envelope.reopen(*request)), error),
                 Sent::OnReusedConnection => Failure::Closing(error),

@@ -1,61 +1,139 @@
 //! Who may call, and what may be asked for. The first stage of every request, before any route is looked up.
 //!
 //! Whoever reaches this port acts with somebody's cloud identity, so a web page must not: its Host shows DNS rebinding,
-//! its Origin and Sec-Fetch-Site the rest (security.md F10, A1 to A5). The order of the checks is security.md 2.1: the
-//! cheapest and the least telling first. Imports `message`.
+//! its Origin and Sec-Fetch-Site the rest ([`origin`]). Another program of this machine must not either, where a caller
+//! token is asked for ([`token`]). The order of the checks is security.md 2.1: the cheapest and the least telling first.
+//! Imports `message`, `secret`.
+
+pub mod origin;
+pub mod token;
 
 use std::borrow::Cow;
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Version};
 use hyper::body::Incoming;
 
+use self::origin::AllowedOrigins;
+use self::token::CallerToken;
+use super::Settings;
 use super::outcome::ProxyError;
 use crate::message::fields;
-use crate::message::target::{Target, TargetError};
+use crate::message::target::{LONGEST_TARGET, Target, TargetError};
+use crate::server::gate::head::HeadError;
 
-const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-/// API Gateway takes 10,240 bytes of request line and fields together (security.md 3.2).
-const LONGEST_TARGET: usize = 8 * 1024;
 /// Names that can only mean this machine; no other spelling of them is taken (T2).
 const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
 
-/// The Host names that callers may use.
+/// Who may call.
 #[derive(Clone, Debug)]
-pub struct AllowedHosts(HashSet<String>);
+pub struct Guard {
+    hosts: HashSet<String>,
+    origins: AllowedOrigins,
+    forwarding: Forwarding,
+    token: Option<Arc<CallerToken>>,
+}
 
-impl AllowedHosts {
-    /// The loopback names and these; lower case, without a port.
-    pub fn new(more: impl IntoIterator<Item = String>) -> Self {
-        Self(LOOPBACK.into_iter().map(ToOwned::to_owned).chain(more).collect())
+/// What is done with what a proxy before us said of a request's way: X-Forwarded-*, Forwarded, Via, X-Real-IP,
+/// X-Original-URL, X-Rewrite-URL.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Forwarding {
+    /// It is taken out: an API must not believe a caller's word about another caller.
+    #[default]
+    Strip,
+    /// It passes.
+    Pass,
+    /// The request is refused: an open proxy beside us must not carry others in (security.md A7).
+    Refuse,
+}
+
+impl Guard {
+    /// Lets in who says a loopback name or one of `hosts` (lower case, no port) and keeps the rules of `settings`; and
+    /// asks for `token`, if there is one.
+    pub fn new(settings: &Settings, hosts: impl IntoIterator<Item = String>, token: Option<Arc<CallerToken>>) -> Self {
+        Self {
+            hosts: loopback_names().chain(settings.allowed_hosts.iter().cloned()).chain(hosts).collect(),
+            origins: AllowedOrigins::new(&settings.allowed_origins),
+            forwarding: settings.forwarding,
+            token,
+        }
     }
 
-    /// All checks but the path's. Returns the host name of the request: lower case, no port.
+    /// Lets in who says a loopback name.
+    pub fn loopback() -> Self {
+        let (origins, forwarding) = (AllowedOrigins::default(), Forwarding::Strip);
+        Self { hosts: loopback_names().collect(), origins, forwarding, token: None }
+    }
+
+    /// All checks but the token's and the path's. Returns the host name of the request: lower case, no port.
     ///
     /// # Errors
     /// [`ProxyError`] by the first rule that is broken.
     pub fn check(&self, parts: &Parts) -> Result<String, ProxyError> {
+        let host = self.check_caller(parts)?;
+        check_request(parts)?;
+        Ok(host)
+    }
+
+    /// The web origins whose pages may call.
+    pub(super) fn origins(&self) -> &AllowedOrigins {
+        &self.origins
+    }
+
+    /// Takes out what a proxy before us said, if that is not to pass.
+    pub(super) fn strip_forwarding(&self, headers: &mut HeaderMap, removed: impl FnMut(&HeaderName)) {
+        if self.forwarding != Forwarding::Pass {
+            fields::strip_forwarding(headers, removed);
+        }
+    }
+
+    fn check_caller(&self, parts: &Parts) -> Result<String, ProxyError> {
         let host = host_of(parts)?.to_ascii_lowercase();
-        if !self.0.contains(&host) {
+        if !self.hosts.contains(&host) {
             return Err(ProxyError::HostNotAllowed(host));
         }
-        refuse_web_pages(&parts.method, &parts.headers)?;
+        self.origins.check(&parts.method, &parts.headers)?;
         if fields::has_looped(&parts.headers) {
             return Err(ProxyError::Loop);
         }
-        // TRACE would echo the credential; CONNECT is no request for a path (T35).
-        if matches!(parts.method, Method::CONNECT | Method::TRACE) || parts.method.as_str() == "TRACK" {
-            return Err(ProxyError::MethodNeverProxied(parts.method.clone()));
-        }
-        // hyper answers `100-continue` when the body is first read, which is after all checks (RFC 9110 10.1.1).
-        let mut expected = parts.headers.get_all(header::EXPECT).iter();
-        if expected.any(|value| !value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
-            return Err(ProxyError::Expectation);
+        if self.forwarding == Forwarding::Refuse
+            && let Some(name) = fields::forwarding(&parts.headers)
+        {
+            return Err(ProxyError::Forwarded(name.clone()));
         }
         Ok(host)
     }
+}
+
+fn loopback_names() -> impl Iterator<Item = String> {
+    LOOPBACK.into_iter().map(ToOwned::to_owned)
+}
+
+fn check_request(parts: &Parts) -> Result<(), ProxyError> {
+    // TRACE would echo the credential; CONNECT is no request for a path (T35).
+    if matches!(parts.method, Method::CONNECT | Method::TRACE) || parts.method.as_str() == "TRACK" {
+        return Err(ProxyError::MethodNeverProxied(parts.method.clone()));
+    }
+    // hyper answers `100-continue` when the body is first read, which is after all checks (RFC 9110 10.1.1).
+    let mut expected = parts.headers.get_all(header::EXPECT).iter();
+    if expected.any(|value| !value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+        return Err(ProxyError::Expectation);
+    }
+    Ok(())
+}
+
+/// What is to be done with a request that may come in.
+#[derive(Debug)]
+pub enum Admission {
+    /// It may be routed.
+    Route(Admitted),
+    /// A browser asks leave for a page's request: the route says for what.
+    Preflight(Preflight),
+    /// `OPTIONS *` asks about the server, which is us (RFC 9110 9.3.7).
+    Ping,
 }
 
 /// A request that may be routed. Only [`admit`] makes one.
@@ -65,6 +143,15 @@ pub struct Admitted {
     body: Incoming,
     host: String,
     target: Target,
+}
+
+/// A page's wish. Its target is judged by the same rules as the request's will be.
+#[derive(Debug)]
+pub struct Preflight {
+    host: String,
+    target: Target,
+    method: Method,
+    headers: HeaderMap,
 }
 
 impl Admitted {
@@ -83,9 +170,26 @@ impl Admitted {
         &self.parts.method
     }
 
+    /// The version of HTTP that it came in.
+    pub fn version(&self) -> Version {
+        self.parts.version
+    }
+
     /// All of it, for the next stage.
     pub(super) fn into_parts(self) -> (Method, HeaderMap, Target, Incoming) {
         (self.parts.method, self.parts.headers, self.target, self.body)
+    }
+}
+
+impl Preflight {
+    /// Host name, target and method of the request that is to come.
+    pub fn wanted(&self) -> (&str, &Target, &Method) {
+        (&self.host, &self.target, &self.method)
+    }
+
+    /// What the browser is told of a route that takes `methods`.
+    pub fn leave(&self, methods: &[Method]) -> HeaderMap {
+        origin::leave(&self.headers, methods)
     }
 }
 
@@ -93,15 +197,29 @@ impl Admitted {
 ///
 /// # Errors
 /// [`ProxyError`] by the first rule that is broken.
-pub fn admit(request: Request<Incoming>, allowed: &AllowedHosts) -> Result<Admitted, ProxyError> {
-    let (parts, body) = request.into_parts();
-    let host = allowed.check(&parts)?;
+pub fn admit(request: Request<Incoming>, guard: &Guard) -> Result<Admission, ProxyError> {
+    let (mut parts, body) = request.into_parts();
+    let host = guard.check_caller(&parts)?;
+    let asked = AllowedOrigins::asked(&parts.method, &parts.headers);
+    // A browser asks before it shows anything; what it is told is no secret of anybody's.
+    if let (Some(token), None) = (&guard.token, &asked) {
+        token.admit(&mut parts.headers)?;
+    }
+    check_request(&parts)?;
+    if parts.method == Method::OPTIONS && parts.uri.path() == "*" {
+        return Ok(Admission::Ping);
+    }
     let target = parts.uri.path_and_query().ok_or(TargetError::NotAPath)?;
+    // The gate has seen to it in HTTP/1 alone.
     if target.as_str().len() > LONGEST_TARGET {
-        return Err(ProxyError::TargetTooLong { limit: LONGEST_TARGET });
+        return Err(HeadError::TargetTooLong.into());
     }
     let target = Target::parse(target)?;
-    Ok(Admitted { parts, body, host, target })
+    if let Some(method) = asked {
+        return Ok(Admission::Preflight(Preflight { host, target, method, headers: parts.headers }));
+    }
+    guard.strip_forwarding(&mut parts.headers, |_| {});
+    Ok(Admission::Route(Admitted { parts, body, host, target }))
 }
 
 /// The host of the request-target, which beats the Host field (RFC 9112 3.2.2), or of that field.
@@ -115,6 +233,11 @@ fn host_of(parts: &Parts) -> Result<Cow<'_, str>, ProxyError> {
         // `host:443` is CONNECT's form, and that is refused by its method (RFC 9112 3.2.3).
         if parts.uri.scheme().is_none() && parts.method != Method::CONNECT {
             return Err(TargetError::NotAPath.into());
+        }
+        // HTTP/2 has the name twice where a proxy has kept both, and they must say the same (RFC 9113 8.3.1).
+        let says_another = |line: &HeaderValue| !line.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes());
+        if parts.version == Version::HTTP_2 && line.is_some_and(says_another) {
+            return Err(ProxyError::BadHost("the Host field is not the :authority"));
         }
         return host_name(authority.as_str()).map(|host| Cow::Owned(host.to_owned()));
     }
@@ -147,19 +270,6 @@ fn host_name(authority: &str) -> Result<&str, ProxyError> {
     if port_is_right && name_is_right { Ok(name) } else { Err(bad()) }
 }
 
-fn refuse_web_pages(method: &Method, headers: &HeaderMap) -> Result<(), ProxyError> {
-    if headers.contains_key(header::ORIGIN) {
-        return Err(ProxyError::WebPage("Origin"));
-    }
-    let mut sites = headers.get_all(SEC_FETCH_SITE).iter();
-    match (sites.next(), sites.next()) {
-        (None, _) => Ok(()),
-        // Typed into the address bar, or a bookmark: nobody's page asked for it, and it changes nothing.
-        (Some(site), None) if site == "none" && matches!(*method, Method::GET | Method::HEAD) => Ok(()),
-        _ => Err(ProxyError::WebPage("Sec-Fetch-Site")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -169,7 +279,8 @@ mod tests {
         for (name, value) in lines {
             request = request.header(*name, *value);
         }
-        AllowedHosts::new(["orders.local".to_owned()]).check(&request.body(()).unwrap().into_parts().0)
+        let guard = Guard { hosts: loopback_names().chain(["orders.local".to_owned()]).collect(), ..Guard::loopback() };
+        guard.check(&request.body(()).unwrap().into_parts().0)
     }
 
     fn with_host(host: &str) -> Result<String, ProxyError> {
@@ -224,6 +335,15 @@ mod tests {
         assert!(judge("GET", "/", Version::HTTP_10, &[]).is_ok());
         let authority_form = judge("GET", "localhost:443", Version::HTTP_11, &[("host", "localhost")]);
         assert!(matches!(authority_form, Err(ProxyError::Target(TargetError::NotAPath))));
+    }
+
+    #[test]
+    fn http_2_names_one_host() {
+        let judge = |host: &str| judge("GET", "https://localhost:1/", Version::HTTP_2, &[("host", host)]);
+        assert!(judge("LocalHost:1").is_ok());
+        for host in ["localhost", "localhost:2", "evil.test", ""] {
+            assert!(matches!(judge(host), Err(ProxyError::BadHost(_))), "{host}");
+        }
     }
 
     #[test]

@@ -1,35 +1,41 @@
 //! The way of a request: guard, match, rewrite, authorise, forward, relay, record.
 //!
 //! One straight line, [`Proxy::pass`]; each step gives the next one a value that only it can make. Imports `auth`,
-//! `route`, `message`, `tls`, `tasks`, `clock`, `units`.
+//! `route`, `message`, `server`, `tls`, `tasks`, `clock`, `units`.
 
+pub mod conceal;
 pub mod explain;
 pub mod forward;
 pub mod guard;
+pub mod localize;
 pub mod outcome;
 pub mod pool;
 pub mod record;
 pub mod relay;
 pub mod rewrite;
 pub mod skew;
+pub mod tunnel;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use http::{HeaderName, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
 use prometheus_client::registry::Registry;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use self::conceal::{Passage, Secrets};
 use self::forward::Failure;
-use self::guard::AllowedHosts;
+use self::guard::token::CallerToken;
+use self::guard::{Admission, Forwarding, Guard, Preflight};
 use self::outcome::ProxyError;
-use self::pool::{Connections, Pool, Reuse, UpstreamBody, UpstreamError};
+use self::pool::{Answered, Connections, Pool, Reuse, Switched, UpstreamError};
 use self::record::{AccessLog, Exchange, Metrics};
 use self::relay::{Permits, Relayed};
-use self::rewrite::{Outbound, Spare};
+use self::rewrite::{Outbound, Purpose, Spare};
 use self::skew::Offset;
+use self::tunnel::Handshake;
 use crate::auth::refusal::{self, Refusal};
 use crate::auth::request::Grant;
 use crate::auth::secrets::LiveField;
@@ -38,8 +44,12 @@ use crate::auth::{Scheme, Schemes};
 use crate::clock::{Clock, Moment};
 use crate::message::body::{Budget, Upload};
 use crate::message::fields::{self, Trailers};
-use crate::route::{NoMatch, Route, Table};
-use crate::tls::TlsError;
+use crate::message::target::Target;
+use crate::message::websocket::HandshakeError;
+use crate::route::{NoMatch, Origin, Route, Table};
+use crate::secret::LocalSecret;
+use crate::server::{Arrival, Refused};
+use crate::tls::{Http2, TlsError};
 use crate::units::ByteSize;
 
 /// Limits and names that hold for every route.
@@ -47,6 +57,12 @@ use crate::units::ByteSize;
 pub struct Settings {
     /// Host names callers may use besides loopback names and the routes' own; lower case, no port.
     pub allowed_hosts: Vec<String>,
+    /// Origins whose pages may call, each as a browser writes it.
+    pub allowed_origins: Vec<HeaderValue>,
+    /// What callers must show, if anything.
+    pub caller_token: Option<LocalSecret>,
+    /// What is done with what a proxy before us said.
+    pub forwarding: Forwarding,
     /// Requests at the same time, over all routes.
     pub max_in_flight: usize,
     /// All bodies held for signing, together.
@@ -68,7 +84,7 @@ pub struct Proxy {
 pub struct Snapshot {
     table: Table,
     routes: Vec<LiveRoute>,
-    allowed: AllowedHosts,
+    guard: Guard,
     in_flight: Limit,
 }
 
@@ -79,7 +95,19 @@ struct LiveRoute {
     scheme: Option<Arc<Scheme>>,
     fields: Vec<LiveField>,
     connections: Arc<Connections>,
+    /// Where the route takes a WebSocket: that begins over HTTP/1.1.
+    websockets: Option<Arc<Connections>>,
     in_flight: Option<Limit>,
+}
+
+/// What came of a request.
+enum Passed<'live> {
+    /// The upstream's answer.
+    Response(Response<Passage>, Permits, &'live Route),
+    /// The upstream's consent to another protocol.
+    WebSocket(Handshake, Response<Switched>, Permits),
+    /// An answer of our own that is no error, and these are its fields.
+    Here(HeaderMap),
 }
 
 /// So many at the same time.
@@ -109,23 +137,52 @@ impl Snapshot {
     ///
     /// # Errors
     /// [`TlsError`] when an upstream's certificate files cannot be used.
-    pub fn try_new(settings: &Settings, routes: Vec<Route>, schemes: &Schemes, pool: &Pool) -> Result<Self, TlsError> {
+    pub fn try_new(
+        settings: &Settings,
+        routes: Vec<Route>,
+        schemes: &Schemes,
+        pool: &Pool,
+        token: Option<Arc<CallerToken>>,
+    ) -> Result<Self, TlsError> {
         let table = Table::new(&routes);
         let hosts = routes.iter().filter_map(|route| route.host.clone());
-        let allowed = AllowedHosts::new(settings.allowed_hosts.iter().cloned().chain(hosts));
+        let guard = Guard::new(settings, hosts, token);
         let live = |route: Route| {
             let connections = pool.origin(&route.upstream.origin)?;
+            let websockets = if route.websocket { Some(pool.origin(&without_http2(&route))?) } else { None };
             let scheme = route.scheme.and_then(|index| schemes.schemes.get(index)).map(Arc::clone);
             let field = |(name, index): &(HeaderName, usize)| {
                 schemes.fields.get(*index).map(|value| LiveField { name: name.clone(), value: Arc::clone(value) })
             };
             let fields = route.request_headers.secrets.iter().filter_map(field).collect();
             let in_flight = route.max_in_flight.map(|most| Limit::new(most, "of this route"));
-            Ok(LiveRoute { route, scheme, fields, connections, in_flight })
+            Ok(LiveRoute { route, scheme, fields, connections, websockets, in_flight })
         };
         let routes = routes.into_iter().map(live).collect::<Result<_, TlsError>>()?;
         let in_flight = Limit::new(settings.max_in_flight, "of all routes");
-        Ok(Self { table, routes, allowed, in_flight })
+        Ok(Self { table, routes, guard, in_flight })
+    }
+}
+
+/// The route's origin, asked for HTTP/1.1 alone.
+fn without_http2(route: &Route) -> Origin {
+    let mut origin = Origin::clone(&route.upstream.origin);
+    origin.tls.http2 = Http2::Never;
+    origin
+}
+
+impl LiveRoute {
+    /// Connections for a request of this kind.
+    fn connections(&self, purpose: Purpose) -> &Arc<Connections> {
+        match (purpose, &self.websockets) {
+            (Purpose::WebSocket, Some(websockets)) => websockets,
+            (Purpose::WebSocket | Purpose::Answer, _) => &self.connections,
+        }
+    }
+
+    /// The handshake that a request began with, if it counts on this route.
+    fn websocket(&self, asked: Option<Result<Handshake, HandshakeError>>) -> Result<Option<Handshake>, HandshakeError> {
+        if self.websockets.is_some() { asked.transpose() } else { Ok(None) }
     }
 }
 
@@ -137,31 +194,50 @@ impl Proxy {
     }
 
     /// Answers one request that came to `listener` (`None`: a main one).
-    pub async fn serve(&self, request: Request<Incoming>, listener: Option<SocketAddr>) -> Response<Relayed> {
-        let request_id = fields::acceptable_request_id(request.headers()).unwrap_or_else(new_request_id);
+    pub async fn serve(&self, arrival: Arrival, listener: Option<SocketAddr>) -> Response<Relayed> {
         let metrics = Arc::clone(&self.metrics);
-        let mut exchange =
-            Exchange::begin(metrics, self.log, request.method().clone(), request.uri().path(), request_id);
+        let request = match arrival {
+            Ok(request) => request,
+            Err(Refused { error, method, path }) => {
+                let path = path.unwrap_or_default();
+                let exchange = Exchange::begin(metrics, self.log, method, &path, new_request_id());
+                return relay::refuse(&error.into(), exchange);
+            }
+        };
+        let request_id = fields::acceptable_request_id(request.headers()).unwrap_or_else(new_request_id);
+        let method = request.method().clone();
+        let mut exchange = Exchange::begin(metrics, self.log, Some(method), request.uri().path(), request_id);
         let live = self.live.load_full();
         let trailers = Trailers::wanted_by(request.headers());
-        match self.pass(&live, request, listener, &mut exchange).await {
-            Ok((response, permits, route)) => {
-                relay::relay(response, exchange, permits, trailers, route.body_idle_timeout)
+        let origin = live.guard.origins().listed(request.headers()).cloned();
+        let mut response = match self.pass(&live, request, listener, &mut exchange).await {
+            Ok(Passed::Response(response, permits, route)) => {
+                relay::relay(response, exchange, permits, trailers, route)
             }
+            Ok(Passed::WebSocket(handshake, response, permits)) => handshake.open(response, exchange, permits),
+            Ok(Passed::Here(fields)) => relay::answer(fields, exchange),
             Err(error) => relay::refuse(&error, exchange),
-        }
+        };
+        live.guard.origins().dress(response.headers_mut(), origin.as_ref());
+        response
     }
 
     async fn pass<'live>(
         &self,
         live: &'live Snapshot,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
         listener: Option<SocketAddr>,
         exchange: &mut Exchange,
-    ) -> Result<(Response<UpstreamBody>, Permits, &'live Route), ProxyError> {
-        let admitted = guard::admit(request, &live.allowed)?;
-        let to = live.find(&admitted, listener)?;
+    ) -> Result<Passed<'live>, ProxyError> {
+        let asked = Handshake::read(&mut request);
+        let admitted = match guard::admit(request, &live.guard)? {
+            Admission::Route(admitted) => admitted,
+            Admission::Preflight(preflight) => return live.leave(&preflight, listener).map(Passed::Here),
+            Admission::Ping => return Ok(Passed::Here(HeaderMap::new())),
+        };
+        let to = live.find(admitted.host(), admitted.target(), admitted.method(), listener)?;
         exchange.routed(&to.route.name);
+        let handshake = to.websocket(asked)?;
         let permits = live.enter(to)?;
         let coverage = to.scheme.as_ref().map_or(Coverage::Nothing, |scheme| scheme.coverage());
         let request_id = exchange.request_id().clone();
@@ -171,13 +247,28 @@ impl Proxy {
             outbound.set(name.clone(), lease.value);
         }
         exchange.uploading(outbound.upload());
-        let response = self.deliver(outbound, to).await?;
-        Ok((response, permits, &to.route))
+        if handshake.is_some() {
+            outbound.ask_for_websocket();
+        }
+        let (answered, secrets) = self.deliver(outbound, to).await?;
+        match (answered, handshake) {
+            (Answered::Response(response), _) => {
+                // Waits for a body only where there may be something to take out of it, which is rare.
+                let passage = Box::pin(conceal::refusal(response, &secrets, to.route.body_idle_timeout));
+                Ok(Passed::Response(passage.await.map_err(ProxyError::Upstream)?, permits, &to.route))
+            }
+            (Answered::Switched(response), Some(handshake)) if handshake.is_answered_by(response.headers()) => {
+                Ok(Passed::WebSocket(handshake, response, permits))
+            }
+            (Answered::Switched(_), _) => Err(ProxyError::Upstream(UpstreamError::Switched)),
+        }
     }
 
-    /// Authorises and sends, twice at most (security.md 3.3), the second time on a new connection.
-    async fn deliver(&self, mut outbound: Outbound, to: &LiveRoute) -> Result<Response<UpstreamBody>, ProxyError> {
-        let LiveRoute { route, scheme, connections, .. } = to;
+    /// Authorises and sends, twice at most (security.md 3.3), the second time on a new connection. Returns with the answer
+    /// the secrets that its request carried.
+    async fn deliver(&self, mut outbound: Outbound, to: &LiveRoute) -> Result<(Answered, Secrets), ProxyError> {
+        let LiveRoute { route, scheme, .. } = to;
+        let connections = to.connections(outbound.purpose());
         let upload = Arc::clone(outbound.upload());
         let mut attempt = Attempt::First;
         loop {
@@ -189,15 +280,17 @@ impl Proxy {
             };
             let generation = grant.generation();
             let sealed = outbound.seal(grant);
-            let spare = sealed.spare();
+            let (spare, secrets) = (sealed.spare(), sealed.secrets());
             let sent = self.clock.now();
-            let reuse = if attempt == Attempt::First { Reuse::Allowed } else { Reuse::Avoided };
+            // A WebSocket's connection ends with it, so it begins with it too.
+            let may_reuse = attempt == Attempt::First && sealed.purpose() == Purpose::Answer;
+            let reuse = if may_reuse { Reuse::Allowed } else { Reuse::Avoided };
             let again = match forward::send(connections, sealed, reuse, route.response_timeout).await {
                 Ok(response) => {
                     let granted = Granted { scheme: scheme.as_deref(), generation, connections, offset, sent };
                     match self.after_refusal(granted, &response, attempt, spare).await {
                         Some(again) => again,
-                        None => return Ok(response),
+                        None => return Ok((response, secrets)),
                     }
                 }
                 Err(Failure::Unsent(again, _)) if attempt == Attempt::First => *again,
@@ -218,7 +311,7 @@ impl Proxy {
     async fn after_refusal(
         &self,
         granted: Granted<'_>,
-        response: &Response<UpstreamBody>,
+        response: &Answered,
         attempt: Attempt,
         spare: Spare,
     ) -> Option<Outbound> {
@@ -273,11 +366,27 @@ impl Snapshot {
         Ok(Permits(permits))
     }
 
-    fn find(&self, admitted: &guard::Admitted, listener: Option<SocketAddr>) -> Result<&LiveRoute, ProxyError> {
-        let (host, path, method) = (admitted.host(), admitted.target().path(), admitted.method());
-        let found = self.table.find(listener, host, path, method);
+    fn find(
+        &self,
+        host: &str,
+        target: &Target,
+        method: &Method,
+        listener: Option<SocketAddr>,
+    ) -> Result<&LiveRoute, ProxyError> {
+        let found = self.table.find(listener, host, target.path(), method);
         let found = found.and_then(|index| self.routes.get(index).ok_or(NoMatch::NotFound));
-        found.map_err(|refusal| ProxyError::no_match(refusal, host, path, method))
+        found.map_err(|refusal| ProxyError::no_match(refusal, host, target.path(), method))
+    }
+
+    /// What a browser is told about the route of a page's request. A method that the route does not take is for the
+    /// browser to refuse.
+    fn leave(&self, preflight: &Preflight, listener: Option<SocketAddr>) -> Result<HeaderMap, ProxyError> {
+        let (host, target, method) = preflight.wanted();
+        match self.find(host, target, method, listener) {
+            Ok(to) => Ok(preflight.leave(to.route.methods())),
+            Err(ProxyError::MethodNotAllowed { allowed, .. }) => Ok(preflight.leave(&allowed)),
+            Err(error) => Err(error),
+        }
     }
 }
 

@@ -1,23 +1,28 @@
 //! How a request ended: one enum for the status, the problem page, the metric label and the log field.
 //!
 //! Says whose fault it was. Answers carry fixed words only; what is particular goes to the log under the request id
-//! (security.md 2.6). Imports `auth::error`, `message`, `route`.
+//! (security.md 2.6). Imports `auth::error`, `message`, `route`,
+//! `server::gate::head`.
 
 use std::time::Duration;
 
-use http::{Method, StatusCode};
+use http::{HeaderName, Method, StatusCode};
 
 use super::pool::UpstreamError;
 use crate::auth::error::AuthError;
 use crate::message::body::BodyError;
 use crate::message::target::TargetError;
+use crate::message::websocket::HandshakeError;
 use crate::route::NoMatch;
+use crate::server::gate::head::HeadError;
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// The upstream's answer was passed on whole.
     Delivered,
+    /// countersign answered a question about itself, or a browser's about a route.
+    Answered,
     /// The client went away before the answer's end.
     ClientAborted,
     /// The upstream's answer broke off; so did ours.
@@ -33,8 +38,14 @@ pub enum Code {
     BadRequest,
     /// The request-target is too long.
     UriTooLong,
-    /// Host, Origin or Sec-Fetch-Site is not one that may call.
+    /// The head has too many bytes or fields.
+    HeadTooLarge,
+    /// A transfer coding that is not `chunked`.
+    NotImplemented,
+    /// Host, Origin, Sec-Fetch-Site or a forwarding field is not one that may call.
     CallerRefused,
+    /// The caller token is missing or wrong.
+    CallerToken,
     /// No route has this host and path.
     NoRoute,
     /// The route does not take the method.
@@ -79,6 +90,7 @@ impl Outcome {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Delivered => "delivered",
+            Self::Answered => "answered",
             Self::ClientAborted => "client-aborted",
             Self::Truncated => "upstream-truncated",
             Self::Refused(code) => code.as_str(),
@@ -92,7 +104,10 @@ impl Code {
         match self {
             Self::BadRequest => "bad-request",
             Self::UriTooLong => "uri-too-long",
+            Self::HeadTooLarge => "head-too-large",
+            Self::NotImplemented => "not-implemented",
             Self::CallerRefused => "caller-refused",
+            Self::CallerToken => "caller-token",
             Self::NoRoute => "no-route",
             Self::MethodNotAllowed => "method-not-allowed",
             Self::BodyTooLarge => "body-too-large",
@@ -113,7 +128,10 @@ impl Code {
         match self {
             Self::BadRequest => StatusCode::BAD_REQUEST,
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::NotImplemented => StatusCode::NOT_IMPLEMENTED,
             Self::CallerRefused => StatusCode::FORBIDDEN,
+            Self::CallerToken => StatusCode::UNAUTHORIZED,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -131,7 +149,10 @@ impl Code {
         match self {
             Self::BadRequest
             | Self::UriTooLong
+            | Self::HeadTooLarge
+            | Self::NotImplemented
             | Self::CallerRefused
+            | Self::CallerToken
             | Self::NoRoute
             | Self::MethodNotAllowed
             | Self::BodyTooLarge
@@ -151,11 +172,13 @@ impl Code {
         match self {
             Self::BadRequest
             | Self::UriTooLong
+            | Self::HeadTooLarge
+            | Self::NotImplemented
             | Self::MethodNotAllowed
             | Self::BodyTooLarge
             | Self::ExpectationFailed
             | Self::RequestTimeout => "http_request_error",
-            Self::CallerRefused => "http_request_denied",
+            Self::CallerRefused | Self::CallerToken => "http_request_denied",
             Self::NoRoute => "destination_not_found",
             Self::Overloaded => "connection_limit_reached",
             Self::CredentialUnavailable => "proxy_internal_error",
@@ -172,7 +195,10 @@ impl Code {
         match self {
             Self::BadRequest => "The request breaks a rule",
             Self::UriTooLong => "The request-target is too long",
+            Self::HeadTooLarge => "The request head is too large",
+            Self::NotImplemented => "The transfer coding is not known here",
             Self::CallerRefused => "This caller may not use the proxy",
+            Self::CallerToken => "The caller token is missing or wrong",
             Self::NoRoute => "No route takes this request",
             Self::MethodNotAllowed => "The route does not take this method",
             Self::BodyTooLarge => "The body is too large to be signed",
@@ -207,12 +233,9 @@ pub enum ProxyError {
     /// The request-target breaks a rule.
     #[error(transparent)]
     Target(#[from] TargetError),
-    /// The request-target is longer than what is taken.
-    #[error("the request-target is longer than {limit} bytes")]
-    TargetTooLong {
-        /// The limit, in bytes.
-        limit: usize,
-    },
+    /// The request head breaks a rule of HTTP.
+    #[error(transparent)]
+    Head(#[from] HeadError),
     /// The Host field is missing, doubled or no host name.
     #[error("{0}")]
     BadHost(&'static str),
@@ -222,6 +245,12 @@ pub enum ProxyError {
     /// A web page is calling.
     #[error("the request comes from a web page ({0})")]
     WebPage(&'static str),
+    /// A proxy passed the request to us, and `forwarded` is "refuse".
+    #[error("the request comes through another proxy ({0}), and proxy.forwarded is \"refuse\"")]
+    Forwarded(HeaderName),
+    /// The caller token is missing or wrong.
+    #[error("the caller token is missing or wrong")]
+    CallerToken,
     /// Our own Via token came back.
     #[error("the request has already passed through countersign")]
     Loop,
@@ -244,6 +273,9 @@ pub enum ProxyError {
     /// The method is never proxied.
     #[error("{0} is never proxied")]
     MethodNeverProxied(Method),
+    /// A request for a WebSocket that nobody could answer.
+    #[error(transparent)]
+    Handshake(#[from] HandshakeError),
     /// An Expect that is not `100-continue`.
     #[error("the request expects something other than 100-continue")]
     Expectation,
@@ -278,11 +310,13 @@ impl ProxyError {
     /// Its code, and with it status, label and fault.
     pub fn code(&self) -> Code {
         match self {
-            Self::Target(_) | Self::BadHost(_) | Self::Auth(AuthError::Unsignable(_) | AuthError::Signing(_)) => {
-                Code::BadRequest
-            }
-            Self::TargetTooLong { .. } => Code::UriTooLong,
-            Self::HostNotAllowed(_) | Self::WebPage(_) => Code::CallerRefused,
+            Self::Target(_)
+            | Self::BadHost(_)
+            | Self::Handshake(_)
+            | Self::Auth(AuthError::Unsignable(_) | AuthError::Signing(_)) => Code::BadRequest,
+            Self::Head(error) => head_code(*error),
+            Self::HostNotAllowed(_) | Self::WebPage(_) | Self::Forwarded(_) => Code::CallerRefused,
+            Self::CallerToken => Code::CallerToken,
             Self::Loop => Code::Loop,
             Self::NoRoute { .. } => Code::NoRoute,
             Self::MethodNotAllowed { .. } | Self::MethodNeverProxied(_) => Code::MethodNotAllowed,
@@ -298,14 +332,20 @@ impl ProxyError {
     pub fn detail(&self) -> Option<String> {
         match self {
             Self::Target(error) => Some(error.to_string()),
-            Self::TargetTooLong { .. }
-            | Self::BadHost(_)
-            | Self::MethodNotAllowed { .. }
-            | Self::MethodNeverProxied(_) => Some(self.to_string()),
+            Self::Handshake(error) => Some(error.to_string()),
+            Self::Head(_) | Self::BadHost(_) | Self::MethodNotAllowed { .. } | Self::MethodNeverProxied(_) => {
+                Some(self.to_string())
+            }
             Self::HostNotAllowed(_) => {
                 Some("the Host is not one of localhost, 127.0.0.1, [::1], a route's host or proxy.allowed_hosts".into())
             }
-            Self::WebPage(_) => Some("requests of web pages (Origin, Sec-Fetch-Site) are refused".into()),
+            Self::WebPage(_) => {
+                Some("requests of web pages (Origin, Sec-Fetch-Site) are refused, but of proxy.allowed_origins".into())
+            }
+            Self::Forwarded(name) => Some(format!("requests that carry {name} are refused")),
+            Self::CallerToken => {
+                Some("send it as x-countersign-token, or as user name or password of the URL (Basic)".into())
+            }
             Self::Body(error @ (BodyError::TooLarge { .. } | BodyError::NoRoom { .. })) => Some(error.to_string()),
             Self::Auth(error @ AuthError::Unsignable(_)) => Some(error.to_string()),
             Self::Auth(AuthError::Unavailable { auth, .. }) => {
@@ -332,6 +372,29 @@ impl ProxyError {
     }
 }
 
+fn head_code(error: HeadError) -> Code {
+    match error {
+        HeadError::TargetTooLong => Code::UriTooLong,
+        HeadError::TooLarge | HeadError::TooManyFields => Code::HeadTooLarge,
+        HeadError::UnknownCoding => Code::NotImplemented,
+        HeadError::RequestLine
+        | HeadError::Version
+        | HeadError::Target(_)
+        | HeadError::Scheme
+        | HeadError::LineEnd
+        | HeadError::Control
+        | HeadError::Folded
+        | HeadError::FieldName
+        | HeadError::NoHost
+        | HeadError::SeveralHosts
+        | HeadError::Length
+        | HeadError::SeveralLengths
+        | HeadError::Coding
+        | HeadError::CodingOfHttp10
+        | HeadError::TwoFramings => Code::BadRequest,
+    }
+}
+
 fn body_code(error: &BodyError) -> Code {
     match error {
         BodyError::TooLarge { .. } => Code::BodyTooLarge,
@@ -343,11 +406,15 @@ fn body_code(error: &BodyError) -> Code {
 
 fn upstream_code(error: &UpstreamError) -> Code {
     match error {
-        UpstreamError::Resolve { .. } | UpstreamError::Connect { .. } | UpstreamError::ConnectTimeout { .. } => {
-            Code::UpstreamUnreachable
-        }
+        UpstreamError::Resolve { .. }
+        | UpstreamError::Connect { .. }
+        | UpstreamError::ConnectTimeout { .. }
+        | UpstreamError::Proxy { .. } => Code::UpstreamUnreachable,
         UpstreamError::Tls { .. } | UpstreamError::TlsTimeout { .. } => Code::UpstreamTls,
         UpstreamError::ResponseTimeout(_) => Code::UpstreamTimeout,
-        UpstreamError::Http(_) | UpstreamError::Switched => Code::UpstreamReset,
+        UpstreamError::Http(_)
+        | UpstreamError::Switched
+        | UpstreamError::TooManyInterim
+        | UpstreamError::Framing(_) => Code::UpstreamReset,
     }
 }

@@ -35,7 +35,7 @@ pub struct Metrics {
     sent: Family<RouteLabel, Counter>,
 }
 
-/// At most routes × outcomes (18) × status classes (5).
+/// At most routes × outcomes (22) × status classes (5).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
     route: Name,
@@ -108,19 +108,28 @@ pub struct Exchange {
     log: AccessLog,
     started: Instant,
     request_id: HeaderValue,
-    method: Method,
+    /// Unknown if the request did not come so far.
+    method: Option<Method>,
     path: String,
     route: Option<Arc<str>>,
     status: Option<StatusCode>,
     outcome: Outcome,
     error: Option<String>,
     upload: Option<Arc<Upload>>,
+    /// Through a tunnel, from the client.
+    carried: u64,
     sent: u64,
 }
 
 impl Exchange {
     /// Begins to record.
-    pub fn begin(metrics: Arc<Metrics>, log: AccessLog, method: Method, path: &str, request_id: HeaderValue) -> Self {
+    pub fn begin(
+        metrics: Arc<Metrics>,
+        log: AccessLog,
+        method: Option<Method>,
+        path: &str,
+        request_id: HeaderValue,
+    ) -> Self {
         metrics.in_flight.inc();
         let path = match log {
             AccessLog::All => path.chars().take(LONGEST_LOGGED_PATH).collect(),
@@ -138,6 +147,7 @@ impl Exchange {
             outcome: Outcome::ClientAborted,
             error: None,
             upload: None,
+            carried: 0,
             sent: 0,
         }
     }
@@ -148,8 +158,8 @@ impl Exchange {
     }
 
     /// Its method.
-    pub fn method(&self) -> &Method {
-        &self.method
+    pub fn method(&self) -> Option<&Method> {
+        self.method.as_ref()
     }
 
     /// It goes to this route.
@@ -172,6 +182,12 @@ impl Exchange {
         self.sent += bytes as u64;
     }
 
+    /// So many bytes went through its tunnel, from the client and to it.
+    pub fn carried(&mut self, up: u64, down: u64) {
+        self.carried += up;
+        self.sent += down;
+    }
+
     /// The answer is whole, or broke off.
     pub fn ended(&mut self, outcome: Outcome, error: Option<&(dyn std::error::Error + 'static)>) {
         self.outcome = outcome;
@@ -184,9 +200,14 @@ impl Exchange {
         self.status = Some(error.code().status());
     }
 
+    /// Bytes taken from the client behind the head.
+    fn received(&self) -> u64 {
+        self.upload.as_ref().map_or(0, |upload| upload.passed()) + self.carried
+    }
+
     fn log(&self) {
         let fault = match self.outcome {
-            Outcome::Delivered => None,
+            Outcome::Delivered | Outcome::Answered => None,
             Outcome::ClientAborted => Some(Fault::Client),
             Outcome::Truncated => Some(Fault::Upstream),
             Outcome::Refused(code) => Some(code.fault()),
@@ -196,8 +217,9 @@ impl Exchange {
         let status = self.status.map_or(0, |status| status.as_u16());
         let outcome = self.outcome.as_str();
         let milliseconds = self.started.elapsed().as_secs_f64() * 1_000.0;
-        let received = self.upload.as_ref().map_or(0, |upload| upload.passed());
-        let (method, path, sent, error) = (&self.method, &self.path, self.sent, self.error.as_deref());
+        let received = self.received();
+        let method = self.method.as_ref().map_or("-", Method::as_str);
+        let (path, sent, error) = (&self.path, self.sent, self.error.as_deref());
         match fault {
             Some(fault @ (Fault::Countersign | Fault::Credentials | Fault::Upstream)) => tracing::warn!(
                 target: "access", request_id, %method, path, route, status, outcome, fault = fault.as_str(), error,
@@ -226,9 +248,9 @@ impl Drop for Exchange {
         requests.get_or_create(&labels).inc();
         let label = RouteLabel { route };
         durations.get_or_create(&label).observe(self.started.elapsed().as_secs_f64());
-        let uploaded = self.upload.as_ref().map_or(0, |upload| upload.passed());
-        if uploaded > 0 {
-            received.get_or_create(&label).inc_by(uploaded);
+        let taken = self.received();
+        if taken > 0 {
+            received.get_or_create(&label).inc_by(taken);
         }
         if self.sent > 0 {
             sent.get_or_create(&label).inc_by(self.sent);

@@ -1,7 +1,7 @@
 //! The answer on its way back: the upstream's as it comes, or one of our own.
 //!
 //! A body that breaks off upstream breaks off here too; it never looks complete. Own answers say what and never where:
-//! no host, address, ARN or library text (security.md 2.6). Imports `message`.
+//! no host, address, ARN or library text (security.md 2.6). Imports `message`, `route`.
 
 use std::error::Error;
 use std::fmt;
@@ -10,16 +10,19 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{self, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::outcome::{Outcome, ProxyError};
+use super::conceal::Passage;
+use super::localize;
+use super::outcome::{Code, Outcome, ProxyError};
 use super::pool::UpstreamBody;
 use super::record::Exchange;
 use crate::message::body::IdleTimer;
 use crate::message::fields::{self, ERROR_CODE, PROXY_STATUS, REQUEST_ID, Trailers};
+use crate::route::Route;
 
 const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
 const NO_SNIFF: HeaderValue = HeaderValue::from_static("nosniff");
@@ -27,12 +30,7 @@ const X_CONTENT_TYPE_OPTIONS: HeaderName = HeaderName::from_static("x-content-ty
 
 /// An answer's body, and all that must live until its end.
 #[derive(Debug)]
-pub struct Relayed {
-    source: Source,
-    exchange: Exchange,
-    #[expect(dead_code, reason = "held for its drop: the request counts as in flight until its answer has ended")]
-    permits: Permits,
-}
+pub struct Relayed(Source);
 
 /// The places a request takes among those in flight.
 #[derive(Debug, Default)]
@@ -40,8 +38,27 @@ pub struct Permits(#[expect(dead_code, reason = "held for their drop")] pub(supe
 
 #[derive(Debug)]
 enum Source {
-    Upstream { body: UpstreamBody, idle: IdleTimer, trailers: Trailers },
-    Own(Option<Bytes>),
+    Upstream(Passing),
+    /// Little enough that the places among the requests in flight are given back before it is taken.
+    Whole {
+        bytes: Option<Bytes>,
+        exchange: Exchange,
+    },
+    /// A 101: what lives on is in its tunnel.
+    Nothing,
+}
+
+/// A body that passes as it comes.
+#[derive(Debug)]
+struct Passing {
+    body: UpstreamBody,
+    idle: IdleTimer,
+    trailers: Trailers,
+    /// Known, and not told yet.
+    broken: Option<RelayError>,
+    exchange: Exchange,
+    #[expect(dead_code, reason = "held for its drop: the request counts as in flight until its answer has ended")]
+    permits: Permits,
 }
 
 /// Why an answer's body broke off.
@@ -73,26 +90,51 @@ impl Error for RelayError {
 
 /// Passes an upstream's answer on.
 pub fn relay(
-    response: Response<UpstreamBody>,
+    response: Response<Passage>,
     mut exchange: Exchange,
     permits: Permits,
     trailers: Trailers,
-    idle: Duration,
+    route: &Route,
 ) -> Response<Relayed> {
     let (mut parts, body) = response.into_parts();
     exchange.answering(parts.status);
     fields::strip_response(&mut parts.headers, trailers);
+    localize::fields(&mut parts.headers, route);
     parts.headers.entry(REQUEST_ID).or_insert_with(|| exchange.request_id().clone());
     parts.version = Version::HTTP_11;
-    let source = Source::Upstream { body, idle: IdleTimer::new(idle), trailers };
-    let mut relayed = Relayed { source, exchange, permits };
     // Nothing may ever poll a body that is already over, or that cannot be (RFC 9110 6.4.1).
     let bodiless = matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    if bodiless || relayed.exchange.method() == Method::HEAD {
-        relayed.exchange.ended(Outcome::Delivered, None);
+    if bodiless || exchange.method() == Some(&Method::HEAD) {
+        exchange.ended(Outcome::Delivered, None);
     }
-    relayed.note_end();
-    Response::from_parts(parts, relayed)
+    let body = match body {
+        Passage::Streaming(body) => body,
+        Passage::Held(bytes) => {
+            exchange.ended(Outcome::Delivered, None);
+            return Response::from_parts(parts, Relayed(Source::Whole { bytes: Some(bytes), exchange }));
+        }
+    };
+    let idle = IdleTimer::new(route.body_idle_timeout);
+    let mut passing = Passing { body, idle, trailers, broken: None, exchange, permits };
+    passing.note_end();
+    Response::from_parts(parts, Relayed(Source::Upstream(passing)))
+}
+
+/// An upstream's 101, whose connection goes on as a tunnel.
+pub(super) fn switching(response: Response<()>) -> Response<Relayed> {
+    response.map(|()| Relayed(Source::Nothing))
+}
+
+/// Answers a question that no upstream is asked.
+pub fn answer(fields: HeaderMap, mut exchange: Exchange) -> Response<Relayed> {
+    exchange.answering(StatusCode::NO_CONTENT);
+    exchange.ended(Outcome::Answered, None);
+    let request_id = exchange.request_id().clone();
+    let mut response = Response::new(Relayed(Source::Whole { bytes: None, exchange }));
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    *response.headers_mut() = fields;
+    response.headers_mut().insert(REQUEST_ID, request_id);
+    response
 }
 
 /// Answers in the upstream's stead.
@@ -111,8 +153,7 @@ pub fn refuse(error: &ProxyError, mut exchange: Exchange) -> Response<Relayed> {
         members.insert("detail".to_owned(), detail.into());
     }
     let body = Bytes::from(problem.to_string());
-    let relayed = Relayed { source: Source::Own(Some(body)), exchange, permits: Permits::default() };
-    let mut response = Response::new(relayed);
+    let mut response = Response::new(Relayed(Source::Whole { bytes: Some(body), exchange }));
     *response.status_mut() = code.status();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, PROBLEM);
@@ -127,6 +168,9 @@ pub fn refuse(error: &ProxyError, mut exchange: Exchange) -> Response<Relayed> {
         // Whole seconds, and one more: what is cut off would ask for a retry too soon.
         headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs() + 1));
     }
+    if code == Code::CallerToken {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"countersign\""));
+    }
     if let ProxyError::MethodNotAllowed { allowed, .. } = error {
         let allowed: Vec<&str> = allowed.iter().map(Method::as_str).collect();
         if let Ok(value) = HeaderValue::try_from(allowed.join(", ")) {
@@ -136,38 +180,41 @@ pub fn refuse(error: &ProxyError, mut exchange: Exchange) -> Response<Relayed> {
     response
 }
 
-impl Relayed {
+impl Passing {
     fn note_end(&mut self) {
         // A body of known length may be dropped once all its bytes are there, without being asked for its end.
-        if let Source::Upstream { body, .. } = &self.source
-            && (body.is_end_stream() || body.size_hint().exact() == Some(0))
-        {
+        if self.body.is_end_stream() || self.body.size_hint().exact() == Some(0) {
             self.exchange.ended(Outcome::Delivered, None);
         }
     }
 
-    fn poll_upstream(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
-        let Source::Upstream { body, idle, trailers } = &mut self.source else { return Poll::Ready(None) };
-        let frame = match Pin::new(body).poll_frame(cx) {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
+        if let Some(error) = self.broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        let frame = match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
-                std::task::ready!(idle.poll_elapsed(cx));
-                let limit = idle.limit();
-                return self.broken(RelayError::Idle(limit));
+                std::task::ready!(self.idle.poll_elapsed(cx));
+                let limit = self.idle.limit();
+                return self.breaks(RelayError::Idle(limit), cx);
             }
         };
-        idle.restart();
+        self.idle.restart();
         match frame {
             None => {
                 self.exchange.ended(Outcome::Delivered, None);
                 Poll::Ready(None)
             }
-            Some(Err(error)) => self.broken(RelayError::Upstream(error)),
-            Some(Ok(frame)) if frame.is_trailers() && *trailers == Trailers::Unwanted => {
+            Some(Err(error)) => self.breaks(RelayError::Upstream(error), cx),
+            Some(Ok(frame)) if frame.is_trailers() && self.trailers == Trailers::Unwanted => {
                 self.exchange.ended(Outcome::Delivered, None);
                 Poll::Ready(None)
             }
-            Some(Ok(frame)) => {
+            Some(Ok(mut frame)) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    fields::strip_trailers(trailers);
+                }
                 self.exchange.sent(frame.data_ref().map_or(0, Bytes::len));
                 self.note_end();
                 Poll::Ready(Some(Ok(frame)))
@@ -175,9 +222,13 @@ impl Relayed {
         }
     }
 
-    fn broken(&mut self, error: RelayError) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
+    /// Breaks off, one turn later: hyper throws away what it has not written when it hears of an error, and a client
+    /// that sees a head and a part knows more than one that sees nothing.
+    fn breaks(&mut self, error: RelayError, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
         self.exchange.ended(Outcome::Truncated, Some(&error));
-        Poll::Ready(Some(Err(error)))
+        self.broken = Some(error);
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 
@@ -186,27 +237,30 @@ impl Body for Relayed {
     type Error = RelayError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
-        match &mut self.source {
-            Source::Own(body) => {
-                let body = body.take();
-                self.exchange.sent(body.as_ref().map_or(0, Bytes::len));
-                Poll::Ready(body.map(|body| Ok(Frame::data(body))))
+        match &mut self.0 {
+            Source::Whole { bytes, exchange } => {
+                let bytes = bytes.take();
+                exchange.sent(bytes.as_ref().map_or(0, Bytes::len));
+                Poll::Ready(bytes.map(|bytes| Ok(Frame::data(bytes))))
             }
-            Source::Upstream { .. } => self.poll_upstream(cx),
+            Source::Upstream(passing) => passing.poll_frame(cx),
+            Source::Nothing => Poll::Ready(None),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.source {
-            Source::Own(body) => body.is_none(),
-            Source::Upstream { body, .. } => body.is_end_stream(),
+        match &self.0 {
+            Source::Whole { bytes, .. } => bytes.is_none(),
+            Source::Upstream(passing) => passing.body.is_end_stream(),
+            Source::Nothing => true,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.source {
-            Source::Own(body) => SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64)),
-            Source::Upstream { body, .. } => body.size_hint(),
+        match &self.0 {
+            Source::Whole { bytes, .. } => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Source::Upstream(passing) => passing.body.size_hint(),
+            Source::Nothing => SizeHint::with_exact(0),
         }
     }
 }

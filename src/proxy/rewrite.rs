@@ -10,6 +10,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Method, Request, Uri, Version};
 
+use super::conceal::Secrets;
 use super::guard::Admitted;
 use super::outcome::ProxyError;
 use super::pool::Form;
@@ -18,6 +19,7 @@ use crate::auth::spec::{Coverage, PayloadSigning};
 use crate::message::body::{self, Budget, OutboundBody, Sha256Hex, Upload};
 use crate::message::fields::{self, CallerIdentity, REQUEST_ID};
 use crate::message::target::{self, Target, TargetError};
+use crate::message::websocket::{UPGRADE, WEBSOCKET};
 use crate::route::{HeaderEdits, Origin, Route};
 
 /// A request on its way out, not yet authorised: nothing can send it.
@@ -30,6 +32,16 @@ pub struct Outbound {
     body: OutboundBody,
     payload: Option<Sha256Hex>,
     upload: Arc<Upload>,
+    purpose: Purpose,
+}
+
+/// What a request is sent for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// An answer.
+    Answer,
+    /// Bytes both ways, after a 101.
+    WebSocket,
 }
 
 /// A request that was authorised: nothing can change it.
@@ -50,9 +62,10 @@ pub async fn toward(
     budget: &Budget,
     request_id: HeaderValue,
 ) -> Result<Outbound, ProxyError> {
+    let via = fields::via(admitted.version());
     let (method, mut headers, target, incoming) = admitted.into_parts();
     let path_and_query = outgoing_target(&target, route, coverage)?;
-    outgoing_fields(&mut headers, route, coverage, |_| {});
+    outgoing_fields(&mut headers, route, coverage, via, |_| {});
     headers.insert(REQUEST_ID, request_id);
     let upload = Arc::new(Upload::default());
     let (body, payload) = if coverage == Coverage::Signature(PayloadSigning::Signed) {
@@ -63,7 +76,7 @@ pub async fn toward(
         (OutboundBody::streaming(incoming, route.body_idle_timeout, Arc::clone(&upload)), None)
     };
     let origin = Arc::clone(&route.upstream.origin);
-    Ok(Outbound { origin, method, path_and_query, headers, body, payload, upload })
+    Ok(Outbound { origin, method, path_and_query, headers, body, payload, upload, purpose: Purpose::Answer })
 }
 
 /// The path and query that go out.
@@ -99,6 +112,7 @@ pub(super) fn outgoing_fields(
     headers: &mut HeaderMap,
     route: &Route,
     coverage: Coverage,
+    via: HeaderValue,
     mut removed: impl FnMut(&HeaderName),
 ) {
     let identity = match coverage {
@@ -120,7 +134,8 @@ pub(super) fn outgoing_fields(
     for (name, value) in set {
         headers.insert(name, value.clone());
     }
-    headers.insert(header::VIA, fields::VIA);
+    // Behind those of the proxies before us, where the guard let them pass.
+    headers.append(header::VIA, via);
 }
 
 impl Outbound {
@@ -145,6 +160,19 @@ impl Outbound {
         &self.upload
     }
 
+    /// What it is sent for.
+    pub fn purpose(&self) -> Purpose {
+        self.purpose
+    }
+
+    /// Makes it a WebSocket handshake of our own; the caller's has ended here like every hop-by-hop field. Neither
+    /// field is signed.
+    pub fn ask_for_websocket(&mut self) {
+        self.purpose = Purpose::WebSocket;
+        self.headers.insert(header::CONNECTION, UPGRADE);
+        self.headers.insert(header::UPGRADE, WEBSOCKET);
+    }
+
     /// Applies `grant`; from here on nothing changes.
     pub fn seal(mut self, grant: Grant) -> Sealed {
         let mut granted = Vec::new();
@@ -163,9 +191,19 @@ impl Sealed {
         Arc::clone(&self.outbound.upload)
     }
 
+    /// What it is sent for.
+    pub(super) fn purpose(&self) -> Purpose {
+        self.outbound.purpose
+    }
+
+    /// What of it must not come back to the caller.
+    pub(super) fn secrets(&self) -> Secrets {
+        Secrets::of(&self.outbound.headers)
+    }
+
     /// All that a second send would need.
     pub(super) fn spare(&self) -> Spare {
-        let Outbound { origin, method, path_and_query, headers, body, payload, upload } = &self.outbound;
+        let Outbound { origin, method, path_and_query, headers, body, payload, upload, purpose } = &self.outbound;
         let again = Outbound {
             origin: Arc::clone(origin),
             method: method.clone(),
@@ -174,6 +212,7 @@ impl Sealed {
             body: OutboundBody::empty(),
             payload: payload.clone(),
             upload: Arc::clone(upload),
+            purpose: *purpose,
         };
         Spare { again: again.without(&self.granted), body: body.replay() }
     }
@@ -181,7 +220,7 @@ impl Sealed {
     /// Writes it down in the connection's form. What is left serves to take it back.
     pub(super) fn into_request(self, form: Form) -> (Request<OutboundBody>, Envelope) {
         let Self { outbound, granted } = self;
-        let Outbound { origin, method, path_and_query, mut headers, body, payload, upload } = outbound;
+        let Outbound { origin, method, path_and_query, mut headers, body, payload, upload, purpose } = outbound;
         let mut uri = http::uri::Parts::default();
         uri.path_and_query = Some(path_and_query.clone());
         let version = match form {
@@ -194,6 +233,10 @@ impl Sealed {
                 // and some servers answer 411 without it.
                 if body.length() == Some(0) && matches!(method, Method::POST | Method::PUT | Method::PATCH) {
                     headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+                }
+                // Unsaid, hyper takes a GET or HEAD of unknown length for one without a body and drops what there is.
+                if body.length().is_none() {
+                    headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
                 }
                 Version::HTTP_11
             }
@@ -208,7 +251,7 @@ impl Sealed {
         *request.uri_mut() = Uri::from_parts(uri).unwrap_or_default();
         *request.version_mut() = version;
         *request.headers_mut() = headers;
-        (request, Envelope { origin, path_and_query, payload, upload, granted })
+        (request, Envelope { origin, path_and_query, payload, upload, purpose, granted })
     }
 }
 
@@ -239,6 +282,7 @@ pub(super) struct Envelope {
     path_and_query: PathAndQuery,
     payload: Option<Sha256Hex>,
     upload: Arc<Upload>,
+    purpose: Purpose,
     granted: Vec<HeaderName>,
 }
 
@@ -246,9 +290,9 @@ impl Envelope {
     /// Takes back a request that was not sent.
     pub(super) fn reopen(self, request: Request<OutboundBody>) -> Outbound {
         let (parts, body) = request.into_parts();
-        let Self { origin, path_and_query, payload, upload, granted } = self;
-        let outbound =
-            Outbound { origin, method: parts.method, path_and_query, headers: parts.headers, body, payload, upload };
+        let Self { origin, path_and_query, payload, upload, purpose, granted } = self;
+        let (method, headers) = (parts.method, parts.headers);
+        let outbound = Outbound { origin, method, path_and_query, headers, body, payload, upload, purpose };
         outbound.without(&granted)
     }
 }
@@ -258,6 +302,7 @@ impl Outbound {
     fn without(mut self, granted: &[HeaderName]) -> Self {
         self.headers.remove(header::HOST);
         self.headers.remove(header::CONTENT_LENGTH);
+        self.headers.remove(header::TRANSFER_ENCODING);
         for name in granted {
             self.headers.remove(name);
         }

@@ -16,6 +16,7 @@ pub use upstream::{Origin, Upstream};
 
 /// One `[[route]]`, resolved.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of the config that is on or off")]
 pub struct Route {
     /// Unique name, for logs and metrics.
     pub name: Arc<str>,
@@ -37,6 +38,12 @@ pub struct Route {
     pub request_headers: HeaderEdits,
     /// Whether `%2F` may stand in the path.
     pub allow_encoded_slash: bool,
+    /// Whether a WebSocket may begin here.
+    pub websocket: bool,
+    /// Whether `Location` is led back here.
+    pub rewrite_location: bool,
+    /// What becomes of the upstream's cookies.
+    pub cookies: Cookies,
     /// Requests of this route at the same time; `None` leaves only the global limit.
     pub max_in_flight: Option<usize>,
     /// Largest body that is held for signing, in bytes.
@@ -56,6 +63,16 @@ impl Route {
     pub fn methods(&self) -> &[Method] {
         self.methods.as_deref().unwrap_or(&Self::DEFAULT_METHODS)
     }
+}
+
+/// What becomes of the cookies that an upstream sets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Cookies {
+    /// They pass as they come.
+    #[default]
+    Pass,
+    /// They are made good for a caller that knows this route, over plain HTTP, instead of the upstream.
+    Local,
 }
 
 /// Changes to a request's fields. A value that came from a secret is marked sensitive and does not print.

@@ -108,7 +108,7 @@ mod tests {
 
     use super::*;
     use crate::route::upstream::HostPort;
-    use crate::route::{HeaderEdits, Origin, Upstream};
+    use crate::route::{Cookies, HeaderEdits, Origin, Upstream};
     use crate::tls::ClientSettings;
 
     fn route(listen: Option<&str>, host: Option<&str>, path: &str, methods: Option<Vec<Method>>) -> Route {
@@ -117,6 +117,7 @@ mod tests {
             scheme: Scheme::HTTPS,
             authority: Authority::from_static("api.example"),
             dial: HostPort { host: "api.example".into(), port: 443 },
+            via: None,
             server_name: "api.example".into(),
             tls: ClientSettings::default(),
             connect_timeout: second,
@@ -135,6 +136,9 @@ mod tests {
             scheme: None,
             request_headers: HeaderEdits::default(),
             allow_encoded_slash: false,
+            websocket: false,
+            rewrite_location: false,
+            cookies: Cookies::Pass,
             max_in_flight: None,
             max_body: 0,
             response_timeout: second,

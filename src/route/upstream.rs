@@ -1,15 +1,16 @@
 //! Where a route's requests go: the origin that is dialled, and the path in front of theirs.
 //!
 //! An [`Origin`] is everything that decides whether two requests may share a connection, so it is the key of the pool.
-//! Nothing here dials. Imports `tls`.
+//! Nothing here dials. Imports `egress`, `tls`.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::uri::{Authority, Scheme};
 
+use crate::egress::ProxyUrl;
+pub use crate::egress::is_loopback;
 use crate::tls::ClientSettings;
 
 /// An upstream URL, taken apart.
@@ -30,6 +31,8 @@ pub struct Origin {
     pub authority: Authority,
     /// Where the connection goes: `connect_to`, or the authority.
     pub dial: HostPort,
+    /// The proxy on the way there, if any.
+    pub via: Option<ProxyUrl>,
     /// The name that the certificate must carry; lower case, no brackets.
     pub server_name: String,
     /// Roots, client certificate, HTTP/2.
@@ -58,15 +61,6 @@ impl fmt::Display for HostPort {
         let Self { host, port } = self;
         if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
     }
-}
-
-/// Whether `host` (no brackets) can only mean this machine: `localhost`, a name under `.localhost` (RFC 6761 6.3), or a
-/// loopback address.
-pub fn is_loopback(host: &str) -> bool {
-    let host = host.to_ascii_lowercase();
-    host == "localhost"
-        || host.ends_with(".localhost")
-        || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// The region in an execute-api host name, in every partition and with every private-endpoint form (aws.md A8):

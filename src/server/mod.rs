@@ -1,22 +1,47 @@
 //! The listening side: sockets, connections, drain.
 //!
-//! Knows HTTP framing and time, not routes: requests go to a service that is passed in. Imports `message`.
+//! Knows HTTP framing and time, not routes: requests go to a service that is passed in. Imports `message`, `tls`.
 
 pub mod connection;
 pub mod drain;
+pub mod gate;
+mod http2;
 pub mod listener;
+mod secured;
+#[cfg(unix)]
+pub mod unix;
+pub mod upgrade;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use http::Request;
+use hyper::body::Incoming;
+
 pub use drain::Drain;
-pub use listener::{BindError, Listener};
+pub use gate::judge::Refused;
+pub use listener::{BindError, Listener, Reach, Terms};
+
+use crate::tls::Identity;
+
+/// What a service is asked: a request that has passed the gate, or why one did not.
+pub type Arrival<B = Incoming> = Result<Request<B>, Refused>;
 
 /// How clients are listened to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Addresses of the main listeners; never empty.
+    /// Addresses of the main listeners; never empty, unless `sockets` is not.
     pub listen: Vec<SocketAddr>,
+    /// Unix sockets that are main listeners too.
+    pub sockets: Vec<PathBuf>,
+    /// Who may use those.
+    #[cfg(unix)]
+    pub socket_access: unix::Access,
+    /// The certificate that TCP listeners show; `None` has them speak in plain text.
+    pub tls: Option<Identity>,
+    /// How far answers may travel.
+    pub reach: Reach,
     /// Connections at the same time, over all listeners.
     pub max_connections: usize,
     /// From the first byte of a request head to its end.

@@ -125,7 +125,7 @@ async fn an_online_check_says_what_was_obtained_and_whose_it_is() {
     let (said, code) = (output.out + &output.err, output.code);
     let part = |name: &str| {
         let start = said.find(&format!("credential \"{name}\": ")).unwrap_or_else(|| panic!("{name}: {said}"));
-        let rest = &said[start..];
+        let rest = said.get(start..).unwrap();
         rest.lines().take(1).chain(rest.lines().skip(1).take_while(|line| line.starts_with(' '))).collect::<Vec<_>>()
     };
     assert!(said.contains(&format!("AWS_ENDPOINT_URL_STS is set: roles are assumed at {url}")), "{said}");

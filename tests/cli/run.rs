@@ -113,15 +113,20 @@ async fn a_port_that_is_taken_is_told() {
     let address = taken.local_addr().unwrap().to_string();
     let authority = Authority::new();
     let gateway = gateway(&authority).await;
-    for (place, key) in [("listen = [\"127.0.0.1:0\"]", format!("listen = [\"{address}\"]"))]
-        .into_iter()
-        .chain([("listen = \"127.0.0.1:0\"", format!("listen = \"{address}\""))])
-    {
+    // Held on one loopback address, the other is of no use: half of the callers would talk to a stranger.
+    let other = TcpListener::bind("[::1]:0").or_else(|_no_ipv6_here| TcpListener::bind("127.0.0.1:0")).unwrap();
+    let other_address = other.local_addr().unwrap().to_string();
+    for (place, key, address) in [
+        ("listen = [\"127.0.0.1:0\"]", format!("listen = [\"{address}\"]"), &address),
+        ("listen = [\"127.0.0.1:0\"]", format!("listen = [\"127.0.0.1:0\", \"{other_address}\"]"), &other_address),
+        ("listen = [\"127.0.0.1:0\"]", format!("listen = [\"{address}\", \"[::1]:0\"]"), &address),
+        ("listen = \"127.0.0.1:0\"", format!("listen = \"{address}\""), &address),
+    ] {
         let head = HEAD.replace(place, &key);
         let folder = trusting(&authority, &format!("{head}{}", route(&gateway, "none")));
         let output = call(folder.path(), &["run"], &[]);
         assert_eq!(output.code, 1, "{}", output.err);
-        assert!(output.err.contains(&address) && output.err.contains("in use"), "{}", output.err);
+        assert!(output.err.contains(address) && output.err.contains("in use"), "{}", output.err);
     }
 }
 

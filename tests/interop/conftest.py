@@ -164,7 +164,7 @@ class Sidecar:
         if not isinstance(entry, dict):
             return
         fields = entry.get("fields") if isinstance(entry.get("fields"), dict) else entry
-        if fields.get("message") == "listening":
+        if fields.get("message") == "listening" and "address" in fields:
             host, _, port = str(fields["address"]).rpartition(":")
             self.addresses.setdefault(str(fields["listener"]), []).append((host.strip("[]"), int(port)))
 

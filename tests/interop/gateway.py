@@ -116,13 +116,19 @@ class Claim:
 
 def framing(seen: Seen) -> list[str]:
     """What is wrong with the head whatever the authentication: leftovers of the client's connection, two framings."""
-    found = [f"hop-by-hop field {name.decode()}" for name, _ in seen.fields if name.lower() in HOP_BY_HOP]
+    found = [f"hop-by-hop field {name.decode()}" for name, _ in seen.fields if name.lower() in HOP_BY_HOP - switching(seen)]
     lengths, codings = seen.values("content-length"), seen.values("transfer-encoding")
     if len(lengths) + len(codings) > 1:
         found.append("more than one framing field")
     if len(seen.values("host")) != 1:
         found.append("not exactly one Host")
     return found
+
+
+def switching(seen: Seen) -> set[bytes]:
+    """The fields of a WebSocket handshake: a proxy sends its own, exactly these (RFC 6455 4.1)."""
+    asked = seen.method == "GET" and seen.values("upgrade") == [b"websocket"] and seen.values("connection") == [b"Upgrade"]
+    return {b"upgrade", b"connection"} if asked else set()
 
 
 def one(seen: Seen, name: str) -> str | None:

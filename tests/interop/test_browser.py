@@ -6,6 +6,7 @@ answers, so that silence elsewhere is a refusal. What Chromium itself holds back
 the access log says what arrived. `BLESS=1` writes the requests down for test_browser_replay.py.
 """
 
+import contextlib
 import http.server
 import json
 import os
@@ -50,6 +51,10 @@ HOSTS = ["localhost", "127.0.0.1", "[::1]", "rebound.test", "0.0.0.0"]
 # Scenes before the server that lets everything in: the page's site, and the name it uses.
 CONTROLS = {"cross-site": ("local", "localhost"), "same-site": ("localhost", "localhost"), "unspecified": ("local", "0.0.0.0")}
 REBINDING, REBOUND, ADMIN = "rebinding", "rebound", "admin"
+# Scenes before a proxy that lists one origin in `allowed_origins`.
+LISTED, UNLISTED = "listed", "unlisted"
+# What asks by CORS, without the user's credentials: this a listed origin may read.
+READ_BY_CORS = {"img-crossorigin", "fetch-cors-get", "event-source", "preflight-put", "preflight-header"}
 
 
 def permissive(arrived: Arrived) -> bytes:
@@ -174,17 +179,34 @@ class Rebinding:
 class Stage:
     """All the actors, and the scenes they play; each scene is one page."""
 
-    def __init__(self, directory: pathlib.Path):
-        self.upstream, self.visited, self.bait = Upstream(permissive), Upstream(permissive), Upstream(permissive)
-        self.sites = {page: Site() for page in PAGES}
-        self.sidecar = Sidecar(directory, CONFIG % (self.upstream.port, self.visited.port))
+    def __init__(self, directory: pathlib.Path, closing: contextlib.ExitStack):
+        """What it starts is ended by `closing`, whatever fails later."""
+
+        def sidecar(name: str, *values) -> Sidecar:
+            (directory / name).mkdir()
+            sidecar = Sidecar(directory / name, CONFIG % values)
+            closing.callback(sidecar.stop)
+            return sidecar
+
+        def closed(part):
+            closing.callback(part.close)
+            return part
+
+        self.upstream, self.visited, self.bait = (closed(Upstream(permissive)) for _ in range(3))
+        self.sites = {page: closed(Site()) for page in PAGES}
+        listed = [f"http://localhost:{self.sites['localhost'].port}"]
+        self.sidecar = sidecar("to-nobody", "[]", self.upstream.port, self.visited.port)
+        self.open_to_one = sidecar("to-one", json.dumps(listed), self.visited.port, self.visited.port)
+        site = ("127.0.0.1", self.sites["local"].port)
         self.rebinding = {
-            "proxy": Rebinding(("127.0.0.1", self.sites["local"].port), self.address("127.0.0.1")),
-            "bait": Rebinding(("127.0.0.1", self.sites["local"].port), ("127.0.0.1", self.bait.port)),
+            "proxy": closed(Rebinding(site, self.address("127.0.0.1"))),
+            "bait": closed(Rebinding(site, ("127.0.0.1", self.bait.port))),
         }
-        self.browser = Chromium(
-            "--host-resolver-rules=MAP evil.test 127.0.0.1, MAP rebound.test 127.0.0.1",
-            f"--ip-address-space-overrides=127.0.0.1:{self.sites['public'].port}=public",
+        self.browser = closed(
+            Chromium(
+                "--host-resolver-rules=MAP evil.test 127.0.0.1, MAP rebound.test 127.0.0.1",
+                f"--ip-address-space-overrides=127.0.0.1:{self.sites['public'].port}=public",
+            )
         )
 
     def address(self, host: str) -> tuple[str, int]:
@@ -207,15 +229,11 @@ class Stage:
         paths = {f"/{tag}/{kind}" for kind in KINDS}
         return self.bait.wait_for(lambda arrived: paths <= {request.target.decode() for request in arrived})
 
-    def close(self):
-        for part in (self.browser, *self.rebinding.values(), *self.sites.values(), self.upstream, self.visited, self.bait):
-            part.close()
-        self.sidecar.stop()
-
 
 CONFIG = """
 [proxy]
 listen = ["127.0.0.1:0", "[::1]:0"]
+allowed_origins = %s
 [admin]
 listen = "127.0.0.1:0"
 [log]
@@ -235,9 +253,8 @@ auth = "none"
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory):
-    stage = Stage(tmp_path_factory.mktemp("browser"))
-    yield stage
-    stage.close()
+    with contextlib.ExitStack() as closing:
+        yield Stage(tmp_path_factory.mktemp("browser"), closing)
 
 
 def tag_of(page: str, host: str) -> str:
@@ -269,7 +286,9 @@ def scenes(stage):
     for tag, (page, host) in CONTROLS.items():
         stage.attack(page, f"http://{host}:{stage.bait.port}", tag)
     stage.rebind("bait", REBOUND)
-    cast |= dict.fromkeys([REBINDING, ADMIN, REBOUND], "local") | {tag: page for tag, (page, _) in CONTROLS.items()}
+    for tag, page in ((LISTED, "localhost"), (UNLISTED, "local")):
+        stage.attack(page, f"http://localhost:{stage.open_to_one.proxy[1]}", tag)
+    cast |= dict.fromkeys([REBINDING, ADMIN, REBOUND, UNLISTED], "local") | {LISTED: "localhost"} | {tag: page for tag, (page, _) in CONTROLS.items()}
     return {tag: Scene(tag, page, stage.sites[page].report(tag)) for tag, page in cast.items()}
 
 
@@ -323,6 +342,18 @@ def test_what_arrived_was_refused_by_us_and_no_byte_went_on(stage, outcomes):
         for host in HOSTS:
             arrived = sum(f"/{tag_of(page, host)}/{kind}" in outcomes for kind in KINDS)
             tally[f"of {len(KINDS)} requests of a {page} page to {host} were refused by us, the rest by Chromium"] = arrived
+
+
+def test_the_page_of_a_listed_origin_reads_what_it_asks_for_by_cors(stage, scenes):
+    assert scenes[LISTED].learnt.keys() == READ_BY_CORS
+    assert scenes[LISTED].learnt["preflight-put"] == f"200 {SECRET}"
+
+
+def test_a_page_of_another_origin_learns_nothing_beside_it(stage, scenes):
+    assert scenes[UNLISTED].learnt == {}
+    awaited = {f"/{UNLISTED}/{kind}" for kind in KINDS}
+    assert stage.open_to_one.wait_for_access(lambda entries: awaited <= {entry["path"] for entry in entries})
+    assert {entry["outcome"] for entry in stage.open_to_one.access() if entry["path"] in awaited} == {REFUSED}
 
 
 def test_a_person_may_still_look(stage, outcomes):

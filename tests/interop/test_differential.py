@@ -25,7 +25,7 @@ RULES = [
     Rule("API", "passed on", "a path with dot segments or %2f is refused with 400", "security.md 2.3, T52, T53",
          lambda case, d: d.ours is None and case.target in REFUSED_TARGETS),
     Rule("API", "field via", "Via is ours, and no other proxy's", "security.md 2.4; RFC 9110 7.6.3",
-         lambda case, d: d.ours == [b"1.1 countersign"]),
+         lambda case, d: d.ours == [case.version.removeprefix(b"HTTP/") + b" countersign"]),
     Rule("API", "field x-request-id", "a request without an id gets one", "security.md 2.6, T70", ours_is_new),
     Rule("API", "field (forwarded|x-forwarded-.*|x-real-ip)", "forwarding fields are stripped", 'proxy.forwarded = "strip"', ours_is_gone),
     Rule("API", "field (http2-settings|proxy-authorization|proxy-connection|trailer)", "hop-by-hop fields end here", "security.md 2.4, T60; RFC 9110 7.6.1", ours_is_gone),

@@ -214,22 +214,6 @@ async fn a_refused_body_is_not_read_as_the_next_request() {
 }
 
 #[tokio::test]
-async fn two_framings_are_one_request_and_the_end_of_the_connection() {
-    for framing in
-        ["content-length: 4\r\ntransfer-encoding: chunked", "transfer-encoding: chunked\r\ncontent-length: 4"]
-    {
-        let world = Plan::bearer().start().await;
-        let mut client = world.countersign.connect().await;
-        let smuggled = "GET /smuggled HTTP/1.1\r\nhost: localhost\r\n\r\n";
-        let request = format!("POST / HTTP/1.1\r\nhost: localhost\r\n{framing}\r\n\r\n0\r\n\r\n{smuggled}");
-        client.writer.send(request).await;
-        while client.reader.skip().await {}
-        assert!(world.gateway.received().iter().all(|request| request.target == "/prod/"));
-        world.finish().await;
-    }
-}
-
-#[tokio::test]
 async fn pipelined_requests_are_answered_in_order() {
     let world = Plan::bearer().start().await;
     let mut client = world.countersign.connect().await;

@@ -252,6 +252,7 @@ async fn repeated_fields_keep_their_order_and_encoded_bodies_their_bytes() {
     assert_eq!(answer.values("set-cookie"), ["b=2; Secure", "a=1; Domain=x", "b=2; Secure"]);
     assert_eq!(answer.header("content-encoding"), Some("gzip"));
     assert_eq!(answer.body, gzip);
+    assert_eq!(answer.header("content-length"), Some(gzip.len().to_string().as_str()));
 }
 
 #[tokio::test]

@@ -6,15 +6,27 @@
 #[cfg(test)]
 mod bearer;
 #[cfg(test)]
+mod caller;
+#[cfg(test)]
+mod conceal;
+#[cfg(test)]
+mod egress;
+#[cfg(test)]
 mod errors;
 #[cfg(test)]
+mod gate;
+#[cfg(test)]
 mod guard;
+#[cfg(test)]
+mod hostile;
 #[cfg(test)]
 mod hygiene;
 #[cfg(test)]
 mod identity;
 #[cfg(test)]
 mod limits;
+#[cfg(test)]
+mod localize;
 #[cfg(test)]
 mod metrics;
 #[cfg(test)]
@@ -23,12 +35,16 @@ mod pool;
 mod refusal;
 #[cfg(test)]
 mod renewals;
+#[cfg(test)]
 mod role;
+#[cfg(test)]
 mod rotation;
 #[cfg(test)]
 mod routes;
 #[cfg(test)]
 mod sigv4;
+#[cfg(test)]
+mod socket;
 #[cfg(test)]
 mod stop;
 #[cfg(test)]
@@ -36,4 +52,8 @@ mod streaming;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
+mod tls;
+#[cfg(test)]
 mod truncation;
+#[cfg(test)]
+mod websocket;

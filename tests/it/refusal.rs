@@ -9,7 +9,7 @@ use standin::body;
 use crate::support::{Plan, World};
 
 /// A refused credential is not fetched again within 10 s of its own fetch; this goes past them.
-async fn later() {
+pub(crate) async fn later() {
     tokio::time::pause();
     tokio::time::advance(Duration::from_secs(11)).await;
     tokio::time::resume();

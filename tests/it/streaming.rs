@@ -60,7 +60,8 @@ async fn an_answer_with_all_its_bytes_is_delivered_though_its_stream_has_not_end
     let answer = http::Response::builder().header("content-length", "5").body(body).unwrap();
     held(&mut taken).await.answer(answer);
     within(api.send_data(Bytes::from("hello"))).await.unwrap();
-    assert_eq!(client.reader.answer("GET").await.text(), "hello");
+    let answer = client.reader.answer("GET").await;
+    assert_eq!((answer.text().as_str(), answer.header("content-length")), ("hello", Some("5")));
     let metrics = world.countersign.metrics().await;
     assert_eq!(metrics.count("countersign_requests_total", &["outcome=\"delivered\""]), 1);
     drop(api);

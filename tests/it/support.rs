@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 
 pub(crate) use client::{Answer, Client, Piece};
 pub(crate) use metrics::Metrics;
-pub(crate) use wire::Wire;
+pub(crate) use wire::{Line, Wire};
 pub(crate) use world::{Held, Plan, World, app_client, held, hold, iam, piece, seen, token, user};
 
 /// The API's own name; `connect_to` leads it to a stand-in.
@@ -48,6 +48,7 @@ pub(crate) async fn pass(time: Duration) {
 
 /// A config in the making.
 pub(crate) struct Setup {
+    listen: String,
     proxy: String,
     upstream: String,
     rest: String,
@@ -62,8 +63,24 @@ impl Setup {
     pub(crate) fn new(authority: &Authority) -> Self {
         let folder = TempDir::new().unwrap();
         authority.write_pem(folder.path());
+        let listen = "\"127.0.0.1:0\"".to_owned();
         let (proxy, upstream, rest) = (String::new(), "ca_file = \"ca.pem\"\n".to_owned(), String::new());
-        Self { proxy, upstream, rest, environment: Vec::new(), secrets: Vec::new(), folder, clock: Clock::system() }
+        Self {
+            listen,
+            proxy,
+            upstream,
+            rest,
+            environment: Vec::new(),
+            secrets: Vec::new(),
+            folder,
+            clock: Clock::system(),
+        }
+    }
+
+    /// One more main listener.
+    pub(crate) fn listen(mut self, address: &str) -> Self {
+        self.listen.extend([", \"", address, "\""]);
+        self
     }
 
     /// Lines of `[proxy]`.
@@ -94,6 +111,12 @@ impl Setup {
         self
     }
 
+    /// A file beside the config that only its owner can read.
+    pub(crate) fn file(self, name: &str, content: &str) -> Self {
+        write_private(&self.folder.path().join(name), content);
+        self
+    }
+
     /// The wall clock that signatures and expiries go by.
     pub(crate) fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
@@ -101,8 +124,8 @@ impl Setup {
     }
 
     /// A file beside the config, to be named by its name alone. Its content must never be shown.
-    pub(crate) fn file(mut self, name: &str, content: &str) -> Self {
-        write_secret(&self.folder.path().join(name), content);
+    pub(crate) fn secret_file(mut self, name: &str, content: &str) -> Self {
+        write_private(&self.folder.path().join(name), content);
         self.secrets.push(content.trim_end().to_owned());
         self
     }
@@ -120,10 +143,10 @@ impl Setup {
 
     /// Runs it.
     pub(crate) async fn start(self) -> Countersign {
-        let Self { proxy, upstream, rest, environment, secrets, folder, clock } = self;
+        let Self { listen, proxy, upstream, rest, environment, secrets, folder, clock } = self;
         let log = log::Log::shared();
         let text = format!(
-            "[proxy]\nlisten = [\"127.0.0.1:0\"]\n{proxy}\n[admin]\nlisten = \"127.0.0.1:0\"\n\
+            "[proxy]\nlisten = [{listen}]\n{proxy}\n[admin]\nlisten = \"127.0.0.1:0\"\n\
              health_listen = \"127.0.0.1:0\"\n\n[upstream]\n{upstream}\n{rest}"
         );
         let source = Source { name: "test".to_owned(), text, folder: folder.path().to_owned() };
@@ -148,16 +171,19 @@ impl Setup {
             own_words: OwnWords::default(),
             said_before,
             finished: false,
-            folder,
+            folder: Arc::new(folder),
         }
     }
 }
 
-/// As careful people leave it: nobody else can read it.
-fn write_secret(path: &Path, content: &str) {
+/// Writes a file at once and whole, as those who rotate secrets do.
+fn write_private(path: &Path, content: &str) {
     use std::os::unix::fs::PermissionsExt as _;
-    std::fs::write(path, content).unwrap();
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+
+    let new = path.with_extension("new");
+    std::fs::write(&new, content).unwrap();
+    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600)).unwrap();
+    std::fs::rename(new, path).unwrap();
 }
 
 /// Ready when told; never, when the teller is gone.
@@ -191,13 +217,13 @@ pub(crate) struct Countersign {
     own_words: OwnWords,
     said_before: usize,
     finished: bool,
-    folder: TempDir,
+    folder: Arc<TempDir>,
 }
 
 impl Countersign {
-    /// Writes a file beside the config anew.
+    /// Writes a file beside the config anew. Its content must never be shown.
     pub(crate) fn rewrite(&mut self, name: &str, content: &str) {
-        write_secret(&self.folder.path().join(name), content);
+        self.write(name, content);
         self.hide([content.trim_end().to_owned()]);
     }
 
@@ -251,6 +277,21 @@ impl Countersign {
         within(async { while self.page("/readyz").await.status != 200 {} }).await;
     }
 
+    /// Writes a file beside the config anew.
+    pub(crate) fn write(&self, name: &str, content: &str) {
+        write_private(&self.folder.path().join(name), content);
+    }
+
+    /// The folder of the config.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Keeps that folder after the end.
+    pub(crate) fn keep_folder(&self) -> Arc<TempDir> {
+        Arc::clone(&self.folder)
+    }
+
     /// What was logged since the start, by all tests of this process.
     pub(crate) fn log(&self) -> String {
         log::Log::shared().since(self.said_before)
@@ -277,11 +318,6 @@ impl Countersign {
     /// More that must not be shown.
     pub(crate) fn hide(&mut self, secrets: impl IntoIterator<Item = String>) {
         self.secrets.extend(secrets);
-    }
-
-    /// What stood in a file and may be shown all the same.
-    pub(crate) fn forgive(&mut self, words: &[&str]) {
-        self.secrets.retain(|secret| !words.contains(&secret.as_str()));
     }
 
     /// Asks it to stop.

@@ -113,6 +113,40 @@ async fn nothing_of_a_truncated_upload_is_signed() {
     world.finish().await;
 }
 
+#[tokio::test]
+async fn an_upload_that_is_reset_is_cut() {
+    for alpn in [Alpn::Http1, Alpn::Http2] {
+        let (responder, mut taken) = hold();
+        let world = Plan::bearer().alpn(alpn).respond("/prod/up", responder).start().await;
+        let mut client = world.countersign.connect().await;
+        client.writer.send("PUT /up HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10737418240\r\n\r\npart").await;
+        let mut held = held(&mut taken).await;
+        assert_eq!(held.piece().await, "part");
+        client.reset();
+        assert!(held.breaks_off().await, "the API takes it for the whole");
+        drop(held);
+        world.countersign.until(|metrics| metrics.count("countersign_requests_in_flight", &[]) == 0).await;
+        world.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_resets_ends_the_answer() {
+    for alpn in [Alpn::Http1, Alpn::Http2] {
+        let (responder, mut taken) = hold();
+        let world = Plan::bearer().alpn(alpn).respond("/prod/down", responder).start().await;
+        let mut client = world.countersign.connect().await;
+        client.writer.request("GET", "/down", &[], b"").await;
+        let (mut api, body) = channel(1);
+        held(&mut taken).await.answer_with(body);
+        assert_eq!(client.reader.head("GET").await.status, 200);
+        client.reset();
+        within(async { while api.send_data(Bytes::from_static(b"more")).await.is_ok() {} }).await;
+        world.countersign.until(|metrics| metrics.ended("client-aborted") == 1).await;
+        world.finish().await;
+    }
+}
+
 async fn a_client_that_leaves_ends_the_answer(alpn: Alpn) {
     let (responder, mut taken) = hold();
     let world = Plan::bearer().alpn(alpn).respond("/prod/down", responder).start().await;

@@ -28,7 +28,7 @@ fn control() -> Control {
         .unwrap()
         .with_root_certificates(rustls::RootCertStore::empty())
         .with_no_client_auth();
-    Control::try_new(tls).unwrap()
+    Control::try_new(tls, crate::egress::Egress::direct()).unwrap()
 }
 
 /// An app client that allows everything; its users have other names inside.

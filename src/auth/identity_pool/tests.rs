@@ -56,7 +56,7 @@ async fn world(authenticated: bool) -> World {
         .with_root_certificates(rustls::RootCertStore::empty())
         .with_no_client_auth();
     let clock = Clock::system();
-    let json = AwsJson::new(Control::try_new(tls).unwrap(), clock.clone());
+    let json = AwsJson::new(Control::try_new(tls, crate::egress::Egress::direct()).unwrap(), clock.clone());
     World { users, pool, keys, clock, json }
 }
 

@@ -32,7 +32,11 @@ fn source(client: ClientCredentials) -> ClientCredentialsSource {
         .unwrap()
         .with_root_certificates(rustls::RootCertStore::empty())
         .with_no_client_auth();
-    ClientCredentialsSource::new(Control::try_new(tls).unwrap(), client, SecretReader::fixed(SECRET.into()))
+    ClientCredentialsSource::new(
+        Control::try_new(tls, crate::egress::Egress::direct()).unwrap(),
+        client,
+        SecretReader::fixed(SECRET.into()),
+    )
 }
 
 fn with_scopes(scopes: &[&str]) -> ClientCredentials {

@@ -7,7 +7,7 @@ use super::Context;
 use crate::auth::spec::{AwsEnvironment, ContainerEnvironment};
 use crate::config::Environment;
 use crate::config::diagnostic::Span;
-use crate::route::upstream::is_loopback;
+use crate::egress::{Egress, NoProxy, ProxyUrl, is_loopback};
 use crate::secret::Secret;
 
 /// The variables that matter, taken from the environment of `context`.
@@ -22,6 +22,28 @@ pub(super) fn aws(context: &mut Context<'_>) -> AwsEnvironment {
             token_file: filled(environment, "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE").map(PathBuf::from),
         },
         sts_endpoint: sts_endpoint(context),
+    }
+}
+
+/// The proxy of the environment, by curl's rules: lower case wins, `https_proxy` before `all_proxy`. `http_proxy` is for
+/// plain HTTP, which leaves this machine never.
+pub(super) fn egress(context: &mut Context<'_>) -> Egress {
+    let environment = context.environment;
+    let both = |name: &'static str, upper: &'static str| {
+        [name, upper].into_iter().find_map(|name| Some((name, filled(environment, name)?)))
+    };
+    let Some((name, url)) = both("https_proxy", "HTTPS_PROXY").or_else(|| both("all_proxy", "ALL_PROXY")) else {
+        return Egress::direct();
+    };
+    let except = both("no_proxy", "NO_PROXY").map(|(_, list)| NoProxy::parse(&list)).unwrap_or_default();
+    match ProxyUrl::parse(&url) {
+        Ok(proxy) => Egress::through(proxy, except),
+        Err(error) => {
+            // Not quoted: it may hold a password. Going straight instead would only fail later and say less.
+            let problem = context.problems.error(Span::NOWHERE, format!("{name} in the environment {error}"));
+            problem.help("unset it, or write `proxy = \"none\"` or a proxy's URL in [upstream]");
+            Egress::direct()
+        }
     }
 }
 

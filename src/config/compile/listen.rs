@@ -1,12 +1,27 @@
 //! Addresses: who may reach them, and that each is bound once.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
-use super::Context;
+use super::{Context, upstream};
 use crate::admin;
 use crate::config::diagnostic::Span;
-use crate::config::raw::{RawAdmin, RawProxy, RawRouteEntry};
-use crate::config::read::At;
+use crate::config::raw::{RawAdmin, RawListen, RawProxy, RawRouteEntry, RawTls};
+use crate::config::read::{At, Text};
+use crate::server::Reach;
+#[cfg(unix)]
+use crate::server::unix::Access;
+use crate::tls::Identity;
+
+/// Where requests are listened for.
+pub(super) struct Listens {
+    pub(super) tcp: Vec<SocketAddr>,
+    pub(super) sockets: Vec<PathBuf>,
+    #[cfg(unix)]
+    pub(super) socket_access: Access,
+    pub(super) tls: Option<Identity>,
+    pub(super) reach: Reach,
+}
 
 /// Checks all addresses of the file against each other and against `expose`.
 pub(super) fn check(
@@ -14,43 +29,74 @@ pub(super) fn check(
     admin: RawAdmin,
     routes: &[At<RawRouteEntry>],
     context: &mut Context<'_>,
-) -> admin::Settings {
+) -> (Listens, admin::Settings) {
     let expose = proxy.expose.value;
+    let guarded = proxy.caller_token.is_some() || proxy.tls.is_some();
+    let proxy_guard = if guarded { Guarded::Somehow } else { Guarded::Not };
     let mut bound = Bound::default();
     if proxy.listen.value.is_empty() && proxy.listen.span.is_written() {
         let problem = context.problems.error(proxy.listen.span, "`listen` is empty, so nobody could reach the proxy");
         problem.help("leave it out to listen on 127.0.0.1:8080 and [::1]:8080");
     }
-    for address in &proxy.listen.value {
-        refuse_exposed(address, expose, "the proxy", context);
-        bound.add(address, "[proxy] listen", context);
+    let (mut tcp, mut sockets) = (Vec::new(), Vec::new());
+    for At { value, span } in &proxy.listen.value {
+        match value {
+            RawListen::Tcp(value) => {
+                let address = At { value: *value, span: *span };
+                refuse_exposed(&address, expose, "the proxy", proxy_guard, context);
+                bound.add(&address, "[proxy] listen", context);
+                tcp.push(address.value);
+            }
+            RawListen::Unix(name) => sockets.extend(socket(name, *span, &sockets, context)),
+        }
     }
     let RawAdmin { listen, health_listen } = admin;
-    refuse_exposed(&listen, expose, "the admin port", context);
+    refuse_exposed(&listen, expose, "the admin port", Guarded::Not, context);
     bound.add(&listen, "[admin] listen", context);
     if let Some(address) = &health_listen {
         bound.add(address, "[admin] health_listen", context);
     }
     let mut own: Vec<SocketAddr> = Vec::new();
     for address in routes.iter().filter_map(|route| route.value.route.listen.as_ref()) {
-        refuse_exposed(address, expose, "this route", context);
+        refuse_exposed(address, expose, "this route", proxy_guard, context);
         // Routes may share a listener of their own, and tell each other apart by host and path.
         if !own.contains(&address.value) || address.value.port() == 0 {
             bound.add(address, "a route's listen", context);
             own.push(address.value);
         }
     }
-    admin::Settings { listen: listen.value, health_listen: health_listen.map(|address| address.value) }
+    let listens = Listens {
+        tcp,
+        #[cfg(unix)]
+        socket_access: access(proxy, sockets.is_empty(), context),
+        sockets,
+        tls: proxy.tls.as_ref().and_then(|tls| identity(tls, context)),
+        reach: if expose { Reach::Network } else { Reach::Machine },
+    };
+    (listens, admin::Settings { listen: listen.value, health_listen: health_listen.map(|address| address.value) })
 }
 
-fn refuse_exposed(address: &At<SocketAddr>, expose: bool, what: &str, context: &mut Context<'_>) {
+/// Whether anything keeps strangers out, or off the wire.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Guarded {
+    Somehow,
+    Not,
+}
+
+fn refuse_exposed(address: &At<SocketAddr>, expose: bool, what: &str, guarded: Guarded, context: &mut Context<'_>) {
     let At { value, span } = address;
     if value.ip().to_canonical().is_loopback() {
         return;
     }
     if expose {
-        let message = format!("{what} can be reached from other machines on {value}");
-        context.problems.warning(*span, message).help("whoever reaches it uses the configured credentials");
+        if guarded == Guarded::Not {
+            let message = format!("{what} can be reached from other machines on {value}");
+            let problem = context.problems.warning(*span, message);
+            problem.help(match what {
+                "the admin port" => "it shows metrics and the names of credentials to whoever reaches it",
+                _ => "whoever reaches it uses the configured credentials; set `caller_token` or `tls` in [proxy]",
+            });
+        }
         return;
     }
     let problem = context.problems.error(*span, format!("{value} is not loopback: other machines could reach {what}"));
@@ -58,6 +104,63 @@ fn refuse_exposed(address: &At<SocketAddr>, expose: bool, what: &str, context: &
         "the admin port" => "use 127.0.0.1 or [::1]; `health_listen` gives a kubelet the probes alone",
         _ => "use 127.0.0.1 or [::1], or set `expose = true` in [proxy] if callers are kept out by other means",
     });
+}
+
+#[cfg(unix)]
+fn socket(name: &Text, span: Span, others: &[PathBuf], context: &mut Context<'_>) -> Option<PathBuf> {
+    let path = context.file(name);
+    if others.contains(&path) {
+        context.problems.error(span, "this socket stands twice in [proxy] listen").help("take one out");
+        return None;
+    }
+    if path.as_os_str().len() > LONGEST_SOCKET {
+        let message = format!("the path of this socket is longer than {LONGEST_SOCKET} bytes");
+        context.problems.error(span, message).help("the operating system takes no longer ones");
+        return None;
+    }
+    Some(path)
+}
+
+#[cfg(not(unix))]
+fn socket(_: &Text, span: Span, _: &[PathBuf], context: &mut Context<'_>) -> Option<PathBuf> {
+    context.problems.error(span, "there are no Unix sockets here").help("use 127.0.0.1 or [::1]");
+    None
+}
+
+/// `sun_path` has 108 bytes on Linux and 104 elsewhere, one of them for the end (unix(7)).
+#[cfg(unix)]
+const LONGEST_SOCKET: usize = 103;
+
+/// Who may use the sockets.
+#[cfg(unix)]
+fn access(proxy: &RawProxy, unused: bool, context: &mut Context<'_>) -> Access {
+    if let Some(users) = &proxy.socket_users
+        && unused
+    {
+        let problem = context.problems.warning(users.span, "`socket_users` does nothing: `listen` has no Unix socket");
+        problem.help("add \"unix:/run/countersign/proxy.sock\" to `listen`, or take it out");
+    }
+    let At { value: text, span } = &proxy.socket_mode;
+    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777 && text.starts_with('0'));
+    if mode.is_none() {
+        let problem = context.problems.error(*span, format!("{text} is not a value of `socket_mode`"));
+        problem.help("write permission bits as chmod takes them, as in \"0600\" or \"0660\"");
+    }
+    let users = proxy.socket_users.as_ref().map(|users| users.value.iter().map(|id| id.value.0).collect());
+    if let Some(At { value, span }) = &proxy.socket_users
+        && value.is_empty()
+    {
+        context.problems.error(*span, "`socket_users` is empty, so nobody could use the socket");
+    }
+    Access { mode: mode.unwrap_or(0o600), users }
+}
+
+fn identity(tls: &At<RawTls>, context: &mut Context<'_>) -> Option<Identity> {
+    let RawTls { cert, key } = &tls.value;
+    let (Some(cert), Some(key)) = (cert, key) else { return None };
+    let identity = Identity { cert: context.file(&cert.value), key: context.file(&key.value) };
+    upstream::check_identity(&identity, ("tls.cert", cert.span), ("tls.key", key.span), context);
+    Some(identity)
 }
 
 #[derive(Default)]

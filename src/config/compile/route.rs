@@ -63,6 +63,13 @@ impl Key {
             }
             None => None,
         };
+        if let Some(Some(methods)) = &methods
+            && route.websocket.value
+            && !methods.contains(&Method::GET)
+        {
+            let message = "this route takes WebSockets, but not the method that they begin with";
+            context.problems.error(route.websocket.span, message).help("add \"GET\" to `methods`");
+        }
         // An inner `None` has been noted.
         let (host, methods) =
             (host.map_or(Some(None), |host| host.map(Some))?, methods.map_or(Some(None), |m| m.map(Some))?);
@@ -215,6 +222,9 @@ impl Rest {
             scheme,
             request_headers,
             allow_encoded_slash: route.allow_encoded_slash.value,
+            websocket: route.websocket.value,
+            rewrite_location: route.rewrite_location.value,
+            cookies: route.cookies.value,
             max_in_flight: route.max_in_flight.as_ref().map(|limit| limit.value),
             max_body: raw.max_body.value.0,
             response_timeout: raw.response_timeout.value,

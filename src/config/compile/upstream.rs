@@ -5,12 +5,14 @@ use std::time::Duration;
 use http::uri::Scheme;
 
 use super::url::{self, Url, UrlScheme};
-use super::{Context, name, secret};
+use super::{Context, environment, name, secret};
 use crate::config::diagnostic::Span;
-use crate::config::raw::{RawRoute, RawRouteEntry, RawUpstream};
+use crate::config::raw::{RawFieldValue, RawRoute, RawRouteEntry, RawUpstream, RawWay};
 use crate::config::read::{At, Text};
-use crate::route::upstream::{HostPort, is_loopback};
+use crate::egress::{Egress, NoProxy, ProxyUrl, is_loopback};
+use crate::route::upstream::HostPort;
 use crate::route::{Origin, Upstream};
+use crate::secret::Secret;
 use crate::tls::{ClientSettings, Identity, TlsError};
 use crate::units::ByteSize;
 
@@ -18,6 +20,7 @@ use crate::units::ByteSize;
 #[derive(Clone, Debug)]
 pub(super) struct Transport {
     pub(super) tls: ClientSettings,
+    pub(super) egress: Egress,
     connect_timeout: Duration,
     tls_timeout: Duration,
     pool_idle_timeout: Duration,
@@ -37,27 +40,57 @@ pub(super) fn transport(raw: &RawUpstream, context: &mut Context<'_>) -> Transpo
     }
     if let (Some(cert), Some(key)) = (&raw.client_cert, &raw.client_key) {
         let identity = Identity { cert: context.file(&cert.value), key: context.file(&key.value) };
-        let settings = ClientSettings { identity: Some(identity.clone()), ..ClientSettings::default() };
-        match settings.check() {
-            Ok(()) => secret::warn_if_open("the private key in `client_key`", key.span, &identity.key, context),
-            Err(error) => {
-                let of_key = matches!(&error, TlsError::Pem { path, .. } if *path == identity.key);
-                let (name, span, path) = if of_key {
-                    ("client_key", key.span, &identity.key)
-                } else {
-                    ("client_cert", cert.span, &identity.cert)
-                };
-                refuse_file(name, span, &path.display().to_string(), &error, context);
-            }
-        }
+        check_identity(&identity, ("client_cert", cert.span), ("client_key", key.span), context);
         tls.identity = Some(identity);
     }
     Transport {
         tls,
+        egress: egress(&raw.proxy, context),
         connect_timeout: raw.connect_timeout.value,
         tls_timeout: raw.tls_timeout.value,
         pool_idle_timeout: raw.pool_idle_timeout.value,
         max_connection_age: raw.max_connection_age.value,
+    }
+}
+
+/// What the key `proxy` means here.
+fn egress(raw: &At<RawWay>, context: &mut Context<'_>) -> Egress {
+    const FORM: &str = "write \"env\", \"none\", \"http://proxy.example:3128\" or { env = \"NAME\" }";
+    let url = match &raw.value.0 {
+        RawFieldValue::Text(text) if &**text == "none" => return Egress::direct(),
+        RawFieldValue::Text(text) if &**text == "env" => return environment::egress(context),
+        RawFieldValue::Text(text) => Secret::from(&**text),
+        RawFieldValue::Secret(secret) => {
+            let Some(found) = secret::find("proxy", secret, context) else { return Egress::direct() };
+            let Some(known) = secret::known(&found) else {
+                let problem =
+                    context.problems.error(raw.span, "`proxy` cannot come from a store, which may be behind it");
+                problem.help(FORM);
+                return Egress::direct();
+            };
+            known
+        }
+    };
+    match ProxyUrl::parse(url.expose()) {
+        // What is written for an upstream holds for it, whatever NO_PROXY says.
+        Ok(proxy) => Egress::through(proxy, NoProxy::default()),
+        Err(error) => {
+            context.problems.error(raw.span, format!("`proxy` {error}")).help(FORM);
+            Egress::direct()
+        }
+    }
+}
+
+/// Notes what is wrong with a certificate and its key, each a key of the config.
+pub(super) fn check_identity(identity: &Identity, cert: (&str, Span), key: (&str, Span), context: &mut Context<'_>) {
+    let settings = ClientSettings { identity: Some(identity.clone()), ..ClientSettings::default() };
+    match settings.check() {
+        Ok(()) => secret::warn_if_open(&format!("the private key in `{}`", key.0), key.1, &identity.key, context),
+        Err(error) => {
+            let of_key = matches!(&error, TlsError::Pem { path, .. } if *path == identity.key);
+            let ((name, span), path) = if of_key { (key, &identity.key) } else { (cert, &identity.cert) };
+            refuse_file(name, span, &path.display().to_string(), &error, context);
+        }
     }
 }
 
@@ -103,7 +136,7 @@ pub(super) fn resolve(
     let dial = connect_to
         .unwrap_or_else(|| Some(HostPort { host: url.host.clone(), port: url.port.unwrap_or(scheme.default_port()) }));
     let server_name = given_name.unwrap_or_else(|| Some(url.host.clone()));
-    let Transport { tls, connect_timeout, tls_timeout, pool_idle_timeout, max_connection_age } = transport;
+    let Transport { tls, egress, connect_timeout, tls_timeout, pool_idle_timeout, max_connection_age } = transport;
     let origin = Origin {
         scheme: match url.scheme {
             UrlScheme::Http => Scheme::HTTP,
@@ -111,6 +144,10 @@ pub(super) fn resolve(
         },
         // A checked name and a number; nothing else is in it.
         authority: url.authority().parse().ok()?,
+        via: match (&dial, url.scheme) {
+            (Some(dial), UrlScheme::Https) => egress.to(&dial.host, dial.port).cloned(),
+            (None, _) | (Some(_), UrlScheme::Http) => None,
+        },
         dial: dial?,
         server_name: server_name?,
         tls,

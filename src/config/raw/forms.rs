@@ -1,8 +1,12 @@
 //! Values with forms of their own: secrets, credentials, log levels.
 
+use std::net::SocketAddr;
+
+use toml::de::DeValue;
+
 use super::{
-    CREDENTIALS_KEYS, Literal, PROFILE, RawAssumeRole, RawCredentials, RawFieldValue, RawIdentityPool, RawRoles,
-    RawSecret, RawSigner, RawStatic, RawStored, STATIC,
+    CREDENTIALS_KEYS, Literal, PROFILE, RawAssumeRole, RawCredentials, RawFieldValue, RawIdentityPool, RawListen,
+    RawRoles, RawSecret, RawSigner, RawStatic, RawStored, RawWay, STATIC, UserId,
 };
 use crate::auth::spec::UserToken;
 use crate::config::read::{At, FromToml, Reader, Table, Text, Type, Value};
@@ -30,6 +34,42 @@ impl FromToml for Level {
                 None
             }
         }
+    }
+}
+
+impl FromToml for RawListen {
+    const TYPE: Type = Type::Address;
+
+    fn read(reader: &mut Reader<'_>, key: &str, value: &Value<'_>) -> Option<Self> {
+        // Only a literal "unix:" is one: a whole address may come from the environment.
+        if !value.get_ref().as_str().is_some_and(|text| text.starts_with("unix:")) {
+            return SocketAddr::read(reader, key, value).map(Self::Tcp);
+        }
+        let path = Text::read(reader, key, value)?.behind("unix:")?;
+        if path.is_empty() {
+            let span = reader.span(value);
+            let problem = reader.problems.error(span, "\"unix:\" has no path behind it");
+            problem.help("write the path of the socket, as in \"unix:/run/countersign/proxy.sock\"");
+            return None;
+        }
+        Some(Self::Unix(path))
+    }
+}
+
+impl FromToml for UserId {
+    const TYPE: Type = Type::Id;
+
+    fn read(reader: &mut Reader<'_>, key: &str, value: &Value<'_>) -> Option<Self> {
+        let DeValue::Integer(number) = value.get_ref() else {
+            reader.wrong_type(key, value, "a whole number").help("`id -u NAME` prints it");
+            return None;
+        };
+        let id = u32::from_str_radix(number.as_str(), number.radix()).ok();
+        if id.is_none() {
+            let span = reader.span(value);
+            reader.problems.error(span, format!("{key} must be between 0 and {}", u32::MAX));
+        }
+        id.map(Self)
     }
 }
 
@@ -129,6 +169,20 @@ impl FromToml for RawFieldValue {
             return Text::read(reader, key, value).map(Self::Text);
         }
         reader.wrong_type(key, value, "a string or a secret").help(SECRET_FORMS);
+        None
+    }
+}
+
+impl FromToml for RawWay {
+    const TYPE: Type = Type::TextOrSecret;
+
+    fn read(reader: &mut Reader<'_>, key: &str, value: &Value<'_>) -> Option<Self> {
+        if value.get_ref().is_table() || value.get_ref().is_str() {
+            return RawFieldValue::read(reader, key, value).map(Self);
+        }
+        // Not as a name alone, which is that of a table.
+        let problem = reader.wrong_type("`proxy` of an upstream", value, "a string or a secret");
+        problem.help("write \"env\", \"none\", \"http://proxy.example:3128\" or { env = \"NAME\" }");
         None
     }
 }

@@ -32,6 +32,12 @@ impl Text {
         if self.is_filled_in() { self.clone() } else { Self { value: part.to_owned(), written: None } }
     }
 
+    /// What is behind `prefix`; quoted, it still shows as it was written.
+    pub(in crate::config) fn behind(&self, prefix: &str) -> Option<Self> {
+        let value = self.value.strip_prefix(prefix)?.to_owned();
+        Some(Self { value, written: self.written.clone() })
+    }
+
     pub(in crate::config) fn into_string(self) -> String {
         self.value
     }

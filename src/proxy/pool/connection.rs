@@ -11,15 +11,17 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::dial::{H1Driver, H1Sender};
-use super::{Connections, Sent, Undelivered, UpstreamError};
+use super::dial::{H1Driver, H1Sender, Stream};
+use super::{Answered, Connections, Sent, Undelivered, UpstreamError};
 use crate::message::body::OutboundBody;
+use crate::message::framing::{self, Trust};
 
 /// A connection between two exchanges, or in one.
 pub(super) struct H1 {
@@ -90,17 +92,74 @@ impl H1 {
             drop(driver);
             drop(sender);
             return match answer.await {
-                Ok(response) => Ok(response.map(UpstreamBody::shared)),
+                Ok(response) => shared(response),
                 Err(failed) => Err(undelivered(failed, reused)),
             };
         };
         match outcome {
-            Ok(response) => {
-                let connection = Self { sender, driver, used: true, until };
-                Ok(response.map(|incoming| UpstreamBody::new(incoming, connection, home)))
-            }
+            Ok(response) => Self { sender, driver, used: true, until }.answered(response, home),
             Err(failed) => Err(undelivered(failed, reused)),
         }
+    }
+
+    /// The same for a request that asks for another protocol and has no body.
+    pub(super) async fn exchange_upgrade(
+        self,
+        request: Request<OutboundBody>,
+        home: Arc<Connections>,
+    ) -> Result<Answered, Undelivered> {
+        let reused = self.used;
+        let Self { mut sender, driver: Driver::Inline(mut connection), until, .. } = self else {
+            // Some upload has left its task on it; the next connection will have none.
+            return Err(Undelivered { error: UpstreamError::Switched, sent: Sent::Nothing(Box::new(request)) });
+        };
+        let mut answer = Box::pin(sender.try_send_request(request));
+        let mut over = false;
+        let outcome = poll_fn(|cx| {
+            if let Poll::Ready(outcome) = answer.as_mut().poll(cx) {
+                return Poll::Ready(Some(outcome));
+            }
+            // A 101 ends it together with the answer.
+            over = Pin::new(&mut *connection).poll(cx).is_ready();
+            let outcome = answer.as_mut().poll(cx);
+            if over && outcome.is_pending() { Poll::Ready(None) } else { outcome.map(Some) }
+        });
+        let Some(outcome) = outcome.await else {
+            // As in `exchange`: what lies in the channel comes back once both its ends are gone.
+            drop(connection);
+            drop(sender);
+            return match answer.await {
+                Ok(_) => Err(Undelivered { error: UpstreamError::Switched, sent: Sent::Something }),
+                Err(failed) => Err(undelivered(failed, reused)),
+            };
+        };
+        let response = outcome.map_err(|failed| undelivered(failed, reused))?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            if !over && let Err(error) = poll_fn(|cx| Pin::new(&mut *connection).poll(cx)).await {
+                return Err(Undelivered { error: UpstreamError::Http(error), sent: Sent::Something });
+            }
+            let parts = connection.into_parts();
+            let switched = Switched { stream: parts.io.into_inner(), first: parts.read_buf };
+            return Ok(Answered::Switched(response.map(|_empty| switched)));
+        }
+        if over {
+            return shared(response).map(Answered::Response);
+        }
+        let connection = Self { sender, driver: Driver::Inline(connection), used: true, until };
+        connection.answered(response, home).map(Answered::Response)
+    }
+
+    /// What comes back on this connection, if it can be understood.
+    fn answered(
+        mut self,
+        mut response: Response<Incoming>,
+        home: Arc<Connections>,
+    ) -> Result<Response<UpstreamBody>, Undelivered> {
+        let trust = framing::judge(response.status(), response.headers_mut()).map_err(Undelivered::framing)?;
+        if trust == Trust::Spent {
+            self.until = Instant::now();
+        }
+        Ok(response.map(|incoming| UpstreamBody::new(incoming, self, home)))
     }
 
     /// Puts the connection back if its exchange is over and it may be used again.
@@ -133,15 +192,43 @@ impl fmt::Debug for H1 {
     }
 }
 
+/// An answer whose connection is driven by a task, or is over.
+pub(super) fn shared(mut response: Response<Incoming>) -> Result<Response<UpstreamBody>, Undelivered> {
+    framing::judge(response.status(), response.headers_mut()).map_err(Undelivered::framing)?;
+    Ok(response.map(|incoming| UpstreamBody { incoming, connection: None }))
+}
+
 type Failed = hyper::client::conn::TrySendError<Request<OutboundBody>>;
 
 fn undelivered(mut failed: Failed, reused: bool) -> Undelivered {
     let sent = match failed.take_message() {
         Some(request) => Sent::Nothing(Box::new(request)),
-        None if reused => Sent::OnReusedConnection,
+        // An answer that cannot be read is one all the same.
+        None if reused && !failed.error().is_parse() => Sent::OnReusedConnection,
+        None if reused => Sent::Something,
         None => Sent::Something,
     };
     Undelivered { error: UpstreamError::Http(failed.into_error()), sent }
+}
+
+/// The bytes of a connection after a 101.
+pub struct Switched {
+    stream: Stream,
+    /// Came together with the head.
+    first: Bytes,
+}
+
+impl Switched {
+    /// The connection, and what was read of it already.
+    pub fn into_parts(self) -> (impl AsyncRead + AsyncWrite + Send + Unpin + 'static, Bytes) {
+        (self.stream, self.first)
+    }
+}
+
+impl fmt::Debug for Switched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Switched").finish_non_exhaustive()
+    }
 }
 
 /// A response body, and the connection it comes on.
@@ -157,11 +244,6 @@ impl UpstreamBody {
         let mut body = Self { incoming, connection: Some((connection, home)) };
         body.release_at_end();
         body
-    }
-
-    /// The body of a stream on a connection that a task drives.
-    pub(super) fn shared(incoming: Incoming) -> Self {
-        Self { incoming, connection: None }
     }
 
     fn release_at_end(&mut self) {

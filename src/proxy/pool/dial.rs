@@ -18,8 +18,11 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::UpstreamError;
+use super::tunnel::{self, ProxyFault};
+use crate::egress::ProxyUrl;
 use crate::message::body::OutboundBody;
 use crate::route::Origin;
+use crate::route::upstream::HostPort;
 use crate::tasks::Tasks;
 
 /// An upstream's response head may be this large (security.md 3.2).
@@ -59,9 +62,14 @@ impl Dialer {
 
     pub(super) async fn establish(&self) -> Result<Established, UpstreamError> {
         let limit = self.origin.connect_timeout;
-        let tcp = timeout(limit, self.connect())
-            .await
-            .map_err(|_elapsed| UpstreamError::ConnectTimeout { dial: self.origin.dial.clone(), limit })??;
+        let tcp = match &self.origin.via {
+            None => {
+                let dial = &self.origin.dial;
+                let tcp = timeout(limit, connect(dial, limit)).await;
+                tcp.map_err(|_elapsed| UpstreamError::ConnectTimeout { dial: dial.clone(), limit })??
+            }
+            Some(proxy) => self.tunnel(proxy).await?,
+        };
         let Some(tls) = &self.tls else { return self.http1(Stream::plain(tcp)).await };
         let stream = self.handshake(tls, tcp).await?;
         if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
@@ -75,28 +83,18 @@ impl Dialer {
         self.tasks.spawn(name, work);
     }
 
-    async fn connect(&self) -> Result<TcpStream, UpstreamError> {
-        let dial = &self.origin.dial;
-        let deadline = Instant::now() + self.origin.connect_timeout;
-        let mut failed = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        let addresses = resolve(&dial.host, dial.port).await?;
-        for (index, address) in addresses.iter().enumerate() {
-            // Each address gets its share of what is left, so that a black hole does not hide those behind it.
-            let left = deadline.saturating_duration_since(Instant::now());
-            let share = left / u32::try_from(addresses.len() - index).unwrap_or(1);
-            let attempt = timeout(share, TcpStream::connect(address)).await;
-            match attempt.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into())) {
-                Ok(stream) => {
-                    // A request is written whole; waiting to fill a packet would only add latency.
-                    if let Err(error) = stream.set_nodelay(true) {
-                        tracing::debug!(%error, "TCP_NODELAY");
-                    }
-                    return Ok(stream);
-                }
-                Err(error) => failed = error,
-            }
-        }
-        Err(UpstreamError::Connect { dial: dial.clone(), source: failed })
+    /// A connection that the proxy has led to where the origin is; who is there, the TLS handshake tells.
+    async fn tunnel(&self, proxy: &ProxyUrl) -> Result<TcpStream, UpstreamError> {
+        let Origin { dial, connect_timeout: limit, .. } = &self.origin;
+        let failed = |source| UpstreamError::Proxy { proxy: proxy.clone(), dial: dial.clone(), source };
+        let address = HostPort { host: proxy.host.clone(), port: proxy.port };
+        let unreachable = |error| failed(ProxyFault::Connect(error));
+        let mut tcp = timeout(*limit, connect(&address, *limit))
+            .await
+            .map_err(|_elapsed| unreachable(io::ErrorKind::TimedOut.into()))?
+            .map_err(|error| unreachable(io::Error::other(error)))?;
+        tunnel::open(&mut tcp, proxy, dial, *limit).await.map_err(failed)?;
+        Ok(tcp)
     }
 
     async fn handshake(&self, tls: &TlsConnector, tcp: TcpStream) -> Result<TlsStream<TcpStream>, UpstreamError> {
@@ -145,6 +143,29 @@ impl fmt::Debug for Dialer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Dialer").field("origin", &self.origin).finish_non_exhaustive()
     }
+}
+
+async fn connect(dial: &HostPort, limit: Duration) -> Result<TcpStream, UpstreamError> {
+    let deadline = Instant::now() + limit;
+    let mut failed = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    let addresses = resolve(&dial.host, dial.port).await?;
+    for (index, address) in addresses.iter().enumerate() {
+        // Each address gets its share of what is left, so that a black hole does not hide those behind it.
+        let left = deadline.saturating_duration_since(Instant::now());
+        let share = left / u32::try_from(addresses.len() - index).unwrap_or(1);
+        let attempt = timeout(share, TcpStream::connect(address)).await;
+        match attempt.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into())) {
+            Ok(stream) => {
+                // A request is written whole; waiting to fill a packet would only add latency.
+                if let Err(error) = stream.set_nodelay(true) {
+                    tracing::debug!(%error, "TCP_NODELAY");
+                }
+                return Ok(stream);
+            }
+            Err(error) => failed = error,
+        }
+    }
+    Err(UpstreamError::Connect { dial: dial.clone(), source: failed })
 }
 
 async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, UpstreamError> {

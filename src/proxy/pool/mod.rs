@@ -4,110 +4,36 @@
 //! without a task of its own. A connection that closes just as it is reused cannot hang a request (deps.md 4.1). And a
 //! request that was not sent comes back whole, so that it may be sent again. Imports `route`, `tls`, `tasks`, `message`.
 
+mod checkout;
 mod connection;
 mod dial;
+mod error;
+mod interim;
+mod tunnel;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::uri::Scheme;
-use http::{Request, Response};
 use hyper::client::conn::http2;
 use tokio::time::Instant;
 
+use self::checkout::Ready;
+pub use self::checkout::{Answered, Checkout, Form};
 use self::connection::H1;
-pub use self::connection::UpstreamBody;
+pub use self::connection::{Switched, UpstreamBody};
 use self::dial::{Dialer, Established};
+pub use self::error::{Sent, Undelivered, UpstreamError};
+pub use self::tunnel::ProxyFault;
 use super::skew::Skew;
 use crate::message::body::OutboundBody;
 use crate::route::Origin;
-use crate::route::upstream::HostPort;
 use crate::tasks::Tasks;
 use crate::tls::{ClientSettings, Http2, SystemRoots, TlsError};
 
 /// Connections kept unused for one origin; with more clients than this, some dial again.
 const MAX_IDLE: usize = 256;
-
-/// Why an upstream gave no answer.
-#[derive(Debug, thiserror::Error)]
-pub enum UpstreamError {
-    /// The name has no address.
-    #[error("looking up \"{host}\"")]
-    Resolve {
-        /// What was looked up.
-        host: String,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// None of its addresses took a connection.
-    #[error("connecting to {dial}")]
-    Connect {
-        /// What was dialled.
-        dial: HostPort,
-        /// Why the last address failed.
-        #[source]
-        source: std::io::Error,
-    },
-    /// Lookup and connection took too long.
-    #[error("{dial} took no connection within {limit:?} (connect_timeout)")]
-    ConnectTimeout {
-        /// What was dialled.
-        dial: HostPort,
-        /// The limit.
-        limit: Duration,
-    },
-    /// The handshake failed: certificate, name, versions.
-    #[error("TLS with {dial} as \"{server_name}\"")]
-    Tls {
-        /// What was dialled.
-        dial: HostPort,
-        /// The name that the certificate must carry.
-        server_name: String,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The handshake took too long.
-    #[error("the TLS handshake with {dial} was not over within {limit:?} (tls_timeout)")]
-    TlsTimeout {
-        /// What was dialled.
-        dial: HostPort,
-        /// The limit.
-        limit: Duration,
-    },
-    /// No response head in time.
-    #[error("no response head came within {0:?} (response_timeout)")]
-    ResponseTimeout(Duration),
-    /// It answered 101 to a request that asked for no other protocol.
-    #[error("the upstream switched protocols, which nobody asked for")]
-    Switched,
-    /// The exchange broke.
-    #[error("exchanging HTTP")]
-    Http(#[source] hyper::Error),
-}
-
-/// How a send failed, and whether the request may be sent again.
-#[derive(Debug)]
-pub struct Undelivered {
-    /// Why.
-    pub error: UpstreamError,
-    /// What is known of the request.
-    pub sent: Sent,
-}
-
-/// What is known of a request that was not answered.
-#[derive(Debug)]
-pub enum Sent {
-    /// No byte of it: here it is.
-    Nothing(Box<Request<OutboundBody>>),
-    /// Perhaps all of it, on a connection that had been used before and gave no byte in answer: it may have closed
-    /// before the request arrived, or the upstream may have acted on it.
-    OnReusedConnection,
-    /// Perhaps all of it.
-    Something,
-}
 
 /// All connections of the process.
 #[derive(Debug)]
@@ -200,20 +126,6 @@ struct Shared {
     until: Instant,
 }
 
-/// A connection that is ready for a request.
-#[derive(Debug)]
-enum Ready {
-    Http1(H1),
-    Http2(http2::SendRequest<OutboundBody>),
-}
-
-/// A connection, and the form in which it takes requests.
-#[derive(Debug)]
-pub struct Checkout {
-    ready: Ready,
-    home: Arc<Connections>,
-}
-
 /// Whether a request may go on an HTTP/1 connection that was used before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reuse {
@@ -221,15 +133,6 @@ pub enum Reuse {
     Allowed,
     /// One has just failed it, and the others may have been closed with that one.
     Avoided,
-}
-
-/// How a request is written down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
-    /// Origin-form target and a Host field.
-    Http1,
-    /// `:scheme`, `:authority`, `:path`.
-    Http2,
 }
 
 impl Connections {
@@ -243,7 +146,7 @@ impl Connections {
             // Rare and large: on the heap, so that the requests that find a connection stay small.
             None => Box::pin(self.dial(reuse)).await?,
         };
-        Ok(Checkout { ready, home: Arc::clone(self) })
+        Ok(Checkout::new(ready, Arc::clone(self)))
     }
 
     /// How far the origin's clock is from ours.
@@ -323,47 +226,6 @@ impl Connections {
         let mut kept = lock(&self.kept);
         if kept.idle.len() < MAX_IDLE {
             kept.idle.push(Idle { connection, since: Instant::now() });
-        }
-    }
-}
-
-impl Checkout {
-    /// How the request must be written.
-    pub fn form(&self) -> Form {
-        match self.ready {
-            Ready::Http1(_) => Form::Http1,
-            Ready::Http2(_) => Form::Http2,
-        }
-    }
-
-    /// Whether the connection carried a request before.
-    pub fn is_reused(&self) -> bool {
-        match &self.ready {
-            Ready::Http1(connection) => connection.is_reused(),
-            Ready::Http2(_) => true,
-        }
-    }
-
-    /// Sends `request`, which must be in this checkout's form, and waits for the response head.
-    ///
-    /// # Errors
-    /// [`Undelivered`].
-    ///
-    /// # Cancellation
-    /// Dropping the future ends the exchange: the upstream sees the connection (or stream) close.
-    pub async fn send(self, request: Request<OutboundBody>) -> Result<Response<UpstreamBody>, Undelivered> {
-        match self.ready {
-            Ready::Http1(connection) => connection.exchange(request, self.home).await,
-            Ready::Http2(mut sender) => match sender.try_send_request(request).await {
-                Ok(response) => Ok(response.map(UpstreamBody::shared)),
-                Err(mut failed) => {
-                    let sent = match failed.take_message() {
-                        Some(request) => Sent::Nothing(Box::new(request)),
-                        None => Sent::Something,
-                    };
-                    Err(Undelivered { error: UpstreamError::Http(failed.into_error()), sent })
-                }
-            },
         }
     }
 }

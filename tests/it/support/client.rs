@@ -71,6 +71,12 @@ impl Client {
         self.ask("GET", target, &[], b"").await
     }
 
+    /// Leaves by a reset instead of an end.
+    pub(crate) fn reset(self) {
+        let stream = self.reader.half.reunite(self.writer.0).unwrap();
+        socket2::SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+    }
+
     /// Sends these bytes and reads the answer to them.
     pub(crate) async fn raw(&mut self, bytes: impl AsRef<[u8]>) -> Answer {
         self.writer.send(bytes).await;
@@ -239,6 +245,14 @@ impl Reader {
     pub(crate) async fn skip(&mut self) -> bool {
         self.buffer.clear();
         self.read().await
+    }
+
+    /// So many bytes that are no HTTP, behind a 101.
+    pub(crate) async fn bytes(&mut self, length: usize) -> Vec<u8> {
+        while self.buffer.len() < length {
+            assert!(self.read().await, "the connection ended in a tunnel");
+        }
+        self.buffer.drain(..length).collect()
     }
 
     /// Whether the connection ends without another byte.

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::within;
@@ -11,8 +11,8 @@ use super::within;
 pub(crate) struct Wire(TcpListener);
 
 /// A connection that countersign made.
-pub(crate) struct Line {
-    stream: TcpStream,
+pub(crate) struct Line<S = TcpStream> {
+    stream: S,
     buffer: Vec<u8>,
 }
 
@@ -25,6 +25,11 @@ impl Wire {
         self.0.local_addr().unwrap()
     }
 
+    /// Whether nobody has connected.
+    pub(crate) async fn is_untouched(&self) -> bool {
+        tokio::time::timeout(std::time::Duration::ZERO, self.0.accept()).await.is_err()
+    }
+
     /// A `[[route]]` to it.
     pub(crate) fn route(&self, path: &str) -> String {
         format!("[[route]]\npath = \"{path}\"\nauth = \"none\"\nupstream = \"http://{}\"\n", self.address())
@@ -32,11 +37,16 @@ impl Wire {
 
     pub(crate) async fn accept(&self) -> Line {
         let (stream, _) = within(self.0.accept()).await.unwrap();
-        Line { stream, buffer: Vec::new() }
+        Line::new(stream)
     }
 }
 
-impl Line {
+impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
+    /// A connection of another kind.
+    pub(crate) fn new(stream: S) -> Self {
+        Self { stream, buffer: Vec::new() }
+    }
+
     /// The next request's head, as it came.
     pub(crate) async fn head(&mut self) -> String {
         loop {
@@ -63,6 +73,16 @@ impl Line {
     /// Writes, to somebody who may have closed.
     pub(crate) async fn try_write(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         within(self.stream.write_all(bytes.as_ref())).await.is_ok()
+    }
+
+    /// Sends no more.
+    pub(crate) async fn half_close(&mut self) {
+        within(self.stream.shutdown()).await.unwrap();
+    }
+
+    /// Whether the connection ends without another byte.
+    pub(crate) async fn is_over(&mut self) -> bool {
+        self.buffer.is_empty() && !matches!(within(self.stream.read_buf(&mut self.buffer)).await, Ok(1..))
     }
 
     async fn read(&mut self) -> usize {

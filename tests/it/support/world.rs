@@ -112,6 +112,17 @@ impl Plan {
         self.edit(move |setup| setup.secret(name, value))
     }
 
+    /// One more main listener.
+    pub(crate) fn listen(self, address: &'static str) -> Self {
+        self.edit(move |setup| setup.listen(address))
+    }
+
+    /// A file beside the config.
+    pub(crate) fn file(self, name: &'static str, content: &str) -> Self {
+        let content = content.to_owned();
+        self.edit(move |setup| setup.file(name, &content))
+    }
+
     pub(crate) fn clock(self, clock: Clock) -> Self {
         self.edit(move |setup| setup.clock(clock))
     }

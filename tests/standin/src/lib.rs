@@ -12,6 +12,7 @@ mod authority;
 pub mod body;
 mod clock;
 mod cognito_idp;
+mod connect_proxy;
 mod container;
 mod double;
 mod encoding;
@@ -31,6 +32,7 @@ mod token_endpoint;
 pub use authority::Authority;
 pub use clock::Clock;
 pub use cognito_idp::{Factor, PoolClient, PoolUser, Refresh, UserPool};
+pub use connect_proxy::{Connect, ConnectProxy, Manners};
 pub use container::{ContainerCall, ContainerCredentials};
 pub use gateway::{
     Alpn, ApiKind, Authorizer, BodyEnd, Gateway, GatewayBuilder, Principal, Received, Responder, ResponseFuture,

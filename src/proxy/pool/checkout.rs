@@ -1,0 +1,143 @@
+//! A connection in the hand, for one request. Imports `message`.
+
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+
+use http::{HeaderMap, Request, Response, StatusCode};
+use hyper::client::conn::http2;
+
+use super::connection::{H1, Switched, UpstreamBody, shared};
+use super::interim::Interim;
+use super::{Connections, Sent, Undelivered, UpstreamError};
+use crate::message::body::OutboundBody;
+
+/// What came of a request that may be answered by another protocol.
+#[derive(Debug)]
+pub enum Answered {
+    /// An answer like any other.
+    Response(Response<UpstreamBody>),
+    /// 101: HTTP has ended on this connection.
+    Switched(Response<Switched>),
+}
+
+impl Answered {
+    /// The status of the head.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Response(response) => response.status(),
+            Self::Switched(response) => response.status(),
+        }
+    }
+
+    /// The fields of the head.
+    pub fn headers(&self) -> &HeaderMap {
+        match self {
+            Self::Response(response) => response.headers(),
+            Self::Switched(response) => response.headers(),
+        }
+    }
+}
+
+/// How a request is written down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Origin-form target and a Host field.
+    Http1,
+    /// `:scheme`, `:authority`, `:path`.
+    Http2,
+}
+
+/// A connection that is ready for a request.
+#[derive(Debug)]
+pub(super) enum Ready {
+    Http1(H1),
+    Http2(http2::SendRequest<OutboundBody>),
+}
+
+/// A connection, and the form in which it takes requests.
+#[derive(Debug)]
+pub struct Checkout {
+    ready: Ready,
+    home: Arc<Connections>,
+}
+
+impl Checkout {
+    pub(super) fn new(ready: Ready, home: Arc<Connections>) -> Self {
+        Self { ready, home }
+    }
+
+    /// How the request must be written.
+    pub fn form(&self) -> Form {
+        match self.ready {
+            Ready::Http1(_) => Form::Http1,
+            Ready::Http2(_) => Form::Http2,
+        }
+    }
+
+    /// Whether the connection carried a request before.
+    pub fn is_reused(&self) -> bool {
+        match &self.ready {
+            Ready::Http1(connection) => connection.is_reused(),
+            Ready::Http2(_) => true,
+        }
+    }
+
+    /// Sends `request`, which must be in this checkout's form, and waits for the response head.
+    ///
+    /// # Errors
+    /// [`Undelivered`].
+    ///
+    /// # Cancellation
+    /// Dropping the future ends the exchange: the upstream sees the connection (or stream) close.
+    pub async fn send(self, mut request: Request<OutboundBody>) -> Result<Response<UpstreamBody>, Undelivered> {
+        match self.ready {
+            Ready::Http1(connection) => {
+                let interim = Interim::watch(&mut request);
+                limited(&interim, pin!(connection.exchange(request, self.home))).await
+            }
+            Ready::Http2(mut sender) => match sender.try_send_request(request).await {
+                Ok(response) => shared(response),
+                Err(mut failed) => {
+                    let sent = match failed.take_message() {
+                        Some(request) => Sent::Nothing(Box::new(request)),
+                        None => Sent::Something,
+                    };
+                    Err(Undelivered { error: UpstreamError::Http(failed.into_error()), sent })
+                }
+            },
+        }
+    }
+
+    /// The same for a request that asks for another protocol: only an origin that is never spoken to over HTTP/2 has
+    /// connections for it.
+    ///
+    /// # Errors
+    /// [`Undelivered`].
+    ///
+    /// # Cancellation
+    /// As [`Checkout::send`].
+    pub async fn send_upgrade(self, mut request: Request<OutboundBody>) -> Result<Answered, Undelivered> {
+        match self.ready {
+            Ready::Http1(connection) => {
+                let interim = Interim::watch(&mut request);
+                limited(&interim, pin!(connection.exchange_upgrade(request, self.home))).await
+            }
+            Ready::Http2(_) => {
+                Err(Undelivered { error: UpstreamError::Switched, sent: Sent::Nothing(Box::new(request)) })
+            }
+        }
+    }
+}
+
+/// What `exchange` comes to, unless the interim answers before it are too many.
+async fn limited<T>(
+    interim: &Interim,
+    exchange: Pin<&mut impl Future<Output = Result<T, Undelivered>>>,
+) -> Result<T, Undelivered> {
+    let too_many = || Undelivered { error: UpstreamError::TooManyInterim, sent: Sent::Something };
+    tokio::select! {
+        biased;
+        outcome = exchange => if interim.is_exceeded() { Err(too_many()) } else { outcome },
+        () = interim.exceeded() => Err(too_many()),
+    }
+}

@@ -1,0 +1,115 @@
+//! Why an upstream gave no answer, and what is known of the request then. Imports `message`, `route`, `egress`.
+
+use std::time::Duration;
+
+use http::Request;
+
+use super::tunnel::ProxyFault;
+use crate::egress::ProxyUrl;
+use crate::message::body::OutboundBody;
+use crate::message::framing::FramingError;
+use crate::route::upstream::HostPort;
+
+/// Why an upstream gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamError {
+    /// The name has no address.
+    #[error("looking up \"{host}\"")]
+    Resolve {
+        /// What was looked up.
+        host: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// None of its addresses took a connection.
+    #[error("connecting to {dial}")]
+    Connect {
+        /// What was dialled.
+        dial: HostPort,
+        /// Why the last address failed.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Lookup and connection took too long.
+    #[error("{dial} took no connection within {limit:?} (connect_timeout)")]
+    ConnectTimeout {
+        /// What was dialled.
+        dial: HostPort,
+        /// The limit.
+        limit: Duration,
+    },
+    /// The proxy on the way did not lead there.
+    #[error("reaching {dial} through the proxy {proxy}")]
+    Proxy {
+        /// The proxy.
+        proxy: ProxyUrl,
+        /// What was asked for.
+        dial: HostPort,
+        /// Why.
+        #[source]
+        source: ProxyFault,
+    },
+    /// The handshake failed: certificate, name, versions.
+    #[error("TLS with {dial} as \"{server_name}\"")]
+    Tls {
+        /// What was dialled.
+        dial: HostPort,
+        /// The name that the certificate must carry.
+        server_name: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The handshake took too long.
+    #[error("the TLS handshake with {dial} was not over within {limit:?} (tls_timeout)")]
+    TlsTimeout {
+        /// What was dialled.
+        dial: HostPort,
+        /// The limit.
+        limit: Duration,
+    },
+    /// No response head in time.
+    #[error("no response head came within {0:?} (response_timeout)")]
+    ResponseTimeout(Duration),
+    /// It answered 101 to a request that asked for no other protocol, or not as RFC 6455 wants it.
+    #[error("the upstream switched protocols, which nobody asked for")]
+    Switched,
+    /// Interim answers without end.
+    #[error("the upstream sent more than 32 interim answers (1xx)")]
+    TooManyInterim,
+    /// The head of its answer breaks a rule that hyper does not know.
+    #[error("reading the upstream's answer")]
+    Framing(#[source] FramingError),
+    /// The exchange broke.
+    #[error("exchanging HTTP")]
+    Http(#[source] hyper::Error),
+}
+
+/// How a send failed, and whether the request may be sent again.
+#[derive(Debug)]
+pub struct Undelivered {
+    /// Why.
+    pub error: UpstreamError,
+    /// What is known of the request.
+    pub sent: Sent,
+}
+
+/// What is known of a request that was not answered.
+#[derive(Debug)]
+pub enum Sent {
+    /// No byte of it: here it is.
+    Nothing(Box<Request<OutboundBody>>),
+    /// Perhaps all of it, on a connection that had been used before and gave no byte in answer: it may have closed
+    /// before the request arrived, or the upstream may have acted on it.
+    OnReusedConnection,
+    /// Perhaps all of it.
+    Something,
+}
+
+impl Undelivered {
+    /// An answer came, and cannot be used.
+    pub(super) fn framing(error: FramingError) -> Self {
+        Self { error: UpstreamError::Framing(error), sent: Sent::Something }
+    }
+}

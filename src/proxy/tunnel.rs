@@ -1,0 +1,256 @@
+//! WebSocket: from a caller's handshake to the bytes that follow a 101.
+//!
+//! Off unless a route says `websocket = true`. The handshake is authorised and sent like any GET; only an answer that is
+//! right for it (RFC 6455 4.1) opens a tunnel, every other status is an answer like any other. What passes then is
+//! counted and not looked at. Imports `server::upgrade`, `message`.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header;
+use http::{HeaderMap, Request, Response};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, sleep_until};
+
+use super::outcome::Outcome;
+use super::pool::Switched;
+use super::record::Exchange;
+use super::relay::{self, Permits, Relayed};
+use crate::message::fields::{self, REQUEST_ID, Trailers};
+use crate::message::websocket::{self, Accept, HandshakeError, UPGRADE, WEBSOCKET};
+use crate::server::upgrade::Tunnel;
+
+/// Silence of both sides that ends a tunnel. API Gateway itself ends a connection after 10 minutes without a message;
+/// waiting longer leaves it the word, and its close code to the client.
+const IDLE: Duration = Duration::from_mins(15);
+/// The same once one side has ended. WebSocket knows no half-closed connection: whoever sends nothing more now is gone.
+const LINGER: Duration = Duration::from_secs(30);
+/// What is read at once, in each direction.
+const BUFFER: usize = 16 * 1024;
+
+/// A caller's handshake, and its connection once a 101 has gone out on it.
+#[derive(Debug)]
+pub struct Handshake {
+    client: OnUpgrade,
+    accept: Accept,
+}
+
+impl Handshake {
+    /// What `request` asks for: `None` if not for a WebSocket.
+    pub fn read(request: &mut Request<Incoming>) -> Option<Result<Self, HandshakeError>> {
+        let accept = websocket::asked(request.method(), request.version(), request.headers())?;
+        Some(accept.map(|accept| Self { client: hyper::upgrade::on(request), accept }))
+    }
+
+    /// Whether a 101 with these fields answers it.
+    pub fn is_answered_by(&self, headers: &HeaderMap) -> bool {
+        self.accept.is_given_by(headers)
+    }
+
+    /// Answers it with the upstream's 101, and lets the bytes pass from then on.
+    pub fn open(self, response: Response<Switched>, mut exchange: Exchange, permits: Permits) -> Response<Relayed> {
+        let (mut parts, upstream) = response.into_parts();
+        exchange.answering(parts.status);
+        fields::strip_response(&mut parts.headers, Trailers::Unwanted);
+        parts.headers.remove(header::CONTENT_LENGTH);
+        parts.headers.insert(header::CONNECTION, UPGRADE);
+        parts.headers.insert(header::UPGRADE, WEBSOCKET);
+        parts.headers.entry(REQUEST_ID).or_insert_with(|| exchange.request_id().clone());
+        let mut response = Response::from_parts(parts, ());
+        let carrying = Carrying { exchange, passed: Passed::new(), _permits: permits };
+        Tunnel::follow(&mut response, carrying.run(self.client, upstream));
+        relay::switching(response)
+    }
+}
+
+/// A tunnel and its record, which is made however it ends.
+#[derive(Debug)]
+struct Carrying {
+    exchange: Exchange,
+    passed: Passed,
+    _permits: Permits,
+}
+
+impl Carrying {
+    async fn run(mut self, client: OnUpgrade, upstream: Switched) {
+        // Without the connection nobody is left to tell.
+        let Ok(client) = client.await else { return };
+        let (upstream, first) = upstream.into_parts();
+        match carry(TokioIo::new(client), upstream, first, &self.passed).await {
+            Ok(()) => self.exchange.ended(Outcome::Delivered, None),
+            Err(Broken::Client(error)) => self.exchange.ended(Outcome::ClientAborted, Some(&error)),
+            Err(Broken::Upstream(error)) => self.exchange.ended(Outcome::Truncated, Some(&error)),
+        }
+    }
+}
+
+impl Drop for Carrying {
+    fn drop(&mut self) {
+        let Passed { up, down, .. } = &self.passed;
+        self.exchange.carried(up.load(Ordering::Relaxed), down.load(Ordering::Relaxed));
+    }
+}
+
+/// Whose connection broke.
+#[derive(Debug)]
+enum Broken {
+    Client(std::io::Error),
+    Upstream(std::io::Error),
+}
+
+/// What has passed so far, and when.
+#[derive(Debug)]
+struct Passed {
+    up: AtomicU64,
+    down: AtomicU64,
+    begun: Instant,
+    /// Milliseconds after `begun`.
+    last: AtomicU64,
+    /// Directions that have ended.
+    ended: AtomicU64,
+}
+
+impl Passed {
+    fn new() -> Self {
+        let [up, down, last, ended] = [const { AtomicU64::new(0) }; 4];
+        Self { up, down, begun: Instant::now(), last, ended }
+    }
+
+    fn touch(&self) {
+        let since = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last.store(since, Ordering::Relaxed);
+    }
+
+    /// Ready after too long a silence.
+    async fn idle(&self) {
+        loop {
+            let limit = if self.ended.load(Ordering::Relaxed) == 0 { IDLE } else { LINGER };
+            let until = self.begun + Duration::from_millis(self.last.load(Ordering::Relaxed)) + limit;
+            if until <= Instant::now() {
+                return;
+            }
+            // An end is noticed a linger later at most.
+            sleep_until(until.min(Instant::now() + LINGER)).await;
+        }
+    }
+}
+
+/// Carries bytes both ways until both have ended, one breaks, or nothing moves any more. `first` came from `upstream`.
+async fn carry<C, U>(client: C, upstream: U, first: Bytes, passed: &Passed) -> Result<(), Broken>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    let (from_client, to_client) = tokio::io::split(client);
+    let (from_upstream, to_upstream) = tokio::io::split(upstream);
+    let up = async {
+        let outcome = one_way(from_client, to_upstream, BytesMut::new(), (&passed.up, passed)).await;
+        outcome.map_err(|failed| match failed {
+            Failed::Reading(error) => Broken::Client(error),
+            Failed::Writing(error) => Broken::Upstream(error),
+        })
+    };
+    let down = async {
+        let outcome = one_way(from_upstream, to_client, BytesMut::from(first), (&passed.down, passed)).await;
+        outcome.map_err(|failed| match failed {
+            Failed::Reading(error) => Broken::Upstream(error),
+            Failed::Writing(error) => Broken::Client(error),
+        })
+    };
+    tokio::select! {
+        outcome = async { tokio::try_join!(up, down) } => outcome.map(|((), ())| ()),
+        () = passed.idle() => Ok(()),
+    }
+}
+
+enum Failed {
+    Reading(std::io::Error),
+    Writing(std::io::Error),
+}
+
+async fn one_way(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    mut buffer: BytesMut,
+    (count, passed): (&AtomicU64, &Passed),
+) -> Result<(), Failed> {
+    loop {
+        while !buffer.is_empty() {
+            let written = to.write_buf(&mut buffer).await.map_err(Failed::Writing)?;
+            count.fetch_add(written as u64, Ordering::Relaxed);
+            passed.touch();
+        }
+        to.flush().await.map_err(Failed::Writing)?;
+        buffer.reserve(BUFFER);
+        match from.read_buf(&mut buffer).await {
+            Ok(0) => break,
+            Ok(_) => {}
+            // A TLS peer that leaves without close_notify. Frames have lengths, so nothing looks more whole than it is.
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => break,
+            Err(error) => return Err(Failed::Reading(error)),
+        }
+        passed.touch();
+    }
+    passed.ended.fetch_add(1, Ordering::Relaxed);
+    passed.touch();
+    to.shutdown().await.map_err(Failed::Writing)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::duplex;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tunnel_ends_after_a_long_silence_and_not_before() {
+        let ((mut client, near), (far, mut upstream)) = (duplex(64), duplex(64));
+        let passed = Passed::new();
+        let (begun, almost) = (Instant::now(), IDLE.saturating_sub(Duration::from_secs(1)));
+        let talk = async {
+            for _ in 0..3 {
+                tokio::time::sleep(almost).await;
+                client.write_all(b"ping").await.unwrap();
+                upstream.read_exact(&mut [0; 4]).await.unwrap();
+            }
+            (client, upstream)
+        };
+        let (outcome, _ends) = tokio::join!(carry(near, far, Bytes::new(), &passed), talk);
+        assert!(outcome.is_ok());
+        let limit = 3 * almost + IDLE;
+        assert!(begun.elapsed() >= limit && begun.elapsed() < limit + LINGER, "{:?}", begun.elapsed());
+        assert_eq!(passed.up.load(Ordering::Relaxed), 12);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_end_passes_on_and_the_other_direction_still_has_its_say() {
+        let ((mut client, near), (far, mut upstream)) = (duplex(64), duplex(64));
+        let passed = Passed::new();
+        let talk = async {
+            client.shutdown().await.unwrap();
+            assert_eq!(upstream.read(&mut [0; 4]).await.unwrap(), 0);
+            upstream.write_all(b"bye").await.unwrap();
+            drop(upstream);
+            let mut last = String::new();
+            client.read_to_string(&mut last).await.unwrap();
+            assert_eq!(last, "first bye");
+        };
+        let (outcome, ()) = tokio::join!(carry(near, far, Bytes::from_static(b"first "), &passed), talk);
+        assert!(outcome.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_side_that_stays_behind_is_not_waited_for_long() {
+        let ((client, near), (far, upstream)) = (duplex(64), duplex(64));
+        let passed = Passed::new();
+        let begun = Instant::now();
+        drop(upstream);
+        assert!(carry(near, far, Bytes::new(), &passed).await.is_ok());
+        assert!(begun.elapsed() <= 2 * LINGER, "{:?}", begun.elapsed());
+        drop(client);
+    }
+}
