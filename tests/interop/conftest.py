@@ -62,7 +62,7 @@ class Sidecar:
         self.secrets: set[str] = set(known_secrets)
         self.lines: list[str] = []
         self.addresses: dict[str, list[tuple[str, int]]] = {}
-        self._changed = threading.Condition()
+        self._changed = threading.Condition()  # its lock may be taken again by who holds it
         path = directory / "countersign.toml"
         path.write_text(config)
         clean = {"PATH": os.environ["PATH"], "HOME": str(directory), "AWS_EC2_METADATA_DISABLED": "true"}
@@ -102,6 +102,16 @@ class Sidecar:
     def output(self) -> str:
         with self._changed:
             return "".join(self.lines)
+
+    def access(self) -> list[dict]:
+        """Its access log: one entry per request that it has seen the end of. Needs `format = "json"`."""
+        entries = (json.loads(line) for line in self.output.splitlines() if line.startswith('{"timestamp"'))
+        return [entry for entry in entries if entry["target"] == "access"]
+
+    def wait_for_access(self, predicate, within: float = UP_WITHIN) -> bool:
+        """Whether `predicate(access())` came true in time."""
+        with self._changed:
+            return self._changed.wait_for(lambda: predicate(self.access()), within)
 
     def resident(self) -> int:
         """Bytes of memory it holds now (VmRSS)."""
@@ -330,6 +340,6 @@ tally: Counter = Counter()
 
 def pytest_terminal_summary(terminalreporter):
     if tally:
-        terminalreporter.section("request-targets")
+        terminalreporter.section("counted")
         for outcome, count in sorted(tally.items()):
             terminalreporter.write_line(f"{count:5} {outcome}")

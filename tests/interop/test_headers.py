@@ -1,4 +1,4 @@
-"""Odd client headers on a SigV4 route: each set verifies or is refused clearly; what poses as us never arrives."""
+"""Odd client headers on SigV4 and bearer routes: each set verifies or is refused clearly; what poses as us never arrives."""
 
 from typing import NamedTuple
 
@@ -137,12 +137,17 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def sidecar(gateway, start):
-    """Two SigV4 routes: with a session token and an API key, and without either. Logs at trace, searched for secrets."""
+def sidecar(gateway, start, token_endpoint):
+    """Two SigV4 routes, with a session token and an API key, and without either; one with a bearer token. Logs at trace,
+    searched for secrets."""
     added = {"request_headers": '{ set = { x-api-key = { env = "API_KEY" }, x-team = "blue" } }'}
     return start(
         configuration(
-            route(gateway, "/session", "/prod", "session", **added), route(gateway, "/plain", "/prod", "plain"), level="trace"
+            route(gateway, "/session", "/prod", "session", **added),
+            route(gateway, "/plain", "/prod", "plain"),
+            route(gateway, "/bearer", "/bearer", "bearer"),
+            level="trace",
+            token_url=token_endpoint.url,
         ),
         known_secrets=["eyJ.client.token", "dXNlcjpwYXNz"],
     )
@@ -157,7 +162,7 @@ def sent_fields(lines: list[bytes]) -> dict[bytes, list[bytes]]:
     return fields
 
 
-@pytest.mark.parametrize("path", ["/session", "/plain"])
+@pytest.mark.parametrize("path", ["/session", "/plain", "/bearer"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_header_set_verifies_or_is_refused_clearly(sidecar, gateway, case, path):
     tag = f"{path} {case.name}".replace(",", "")
