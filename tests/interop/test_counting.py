@@ -12,10 +12,8 @@ import socket
 import threading
 import urllib.parse
 
-import pytest
-
 from doubles import Agent, Imds, Issuer, Sts, bearer, route, running
-from emulators import REGION, Front, Listener, Ministack, Moto, allow_assume, allow_invoke
+from emulators import REGION, Front, Listener, Ministack, Moto, allow_assume
 from test_cognito import PASSWORD, person
 from test_secrets import ACCOUNT, READ, stored
 
