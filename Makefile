@@ -1,5 +1,5 @@
 # `make test` is the whole test run; it installs what it needs in this folder, and Debian packages when it is root.
-.PHONY: test rust interop demo lint fmt setup
+.PHONY: test rust interop demo lint fmt setup fuzz
 
 VENV := tests/interop/.venv
 BINARY := target/release/countersign
@@ -33,3 +33,12 @@ lint:
 
 fmt:
 	cargo fmt --all
+
+# Apart from the tests: it needs a nightly compiler and cargo-fuzz, and minutes to build. No sanitizer: nothing is unsafe.
+FUZZ_SECONDS ?= 60
+fuzz:
+	mkdir -p fuzz/corpus/config
+	cp config.example.toml fuzz/corpus/config/
+	for target in gate target config; do \
+		cargo +nightly fuzz run $$target -s none -- -max_total_time=$(FUZZ_SECONDS) -dict=$(CURDIR)/fuzz/http.dict || exit 1; \
+	done
