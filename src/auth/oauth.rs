@@ -96,28 +96,8 @@ impl ClientCredentialsSource {
             return Err(self.refusal(answer, secret));
         }
         let malformed = |problem: String| FetchError::Malformed { endpoint: endpoint(), problem };
-        // serde_json's own text can quote the answer, and with it the token.
-        let token: TokenAnswer = serde_json::from_slice(&answer.body).map_err(|error| {
-            malformed(format!(
-                "no JSON with access_token and token_type (line {}, column {})",
-                error.line(),
-                error.column()
-            ))
-        })?;
-        if !token.token_type.eq_ignore_ascii_case("bearer") {
-            return Err(malformed("its token_type is not Bearer".into()));
-        }
-        if !is_token(&token.access_token) {
-            return Err(malformed("its access_token is empty, too long, or has characters that no token has".into()));
-        }
-        let life = match &token.expires_in {
-            None => ASSUMED_LIFE,
-            Some(seconds) => life(seconds).ok_or_else(|| malformed(format!("its expires_in {}", no_life())))?,
-        };
-        // Cognito's answer does not name the scopes; its token does.
-        let scopes = token.scope.or_else(|| scope_claim(&token.access_token));
+        let Token { value, life, scopes } = read_token(&answer.body).map_err(malformed)?;
         self.compare_scopes(scopes.as_deref());
-        let value = Secret::new(token.access_token.to_string());
         let about = About { principal: Some(self.client.client_id.clone()), scopes };
         Ok(Fetched { value, expiry: Some(Expiry::after(now, life)), about })
     }
@@ -168,6 +148,41 @@ impl ClientCredentialsSource {
             );
         }
     }
+}
+
+/// A token as its endpoint gave it.
+#[derive(Debug)]
+pub struct Token {
+    /// The token: [`LONGEST_TOKEN`] visible characters at most.
+    pub value: Secret,
+    /// How long it lives: 10 s to 24 h.
+    pub life: Duration,
+    /// The scopes it was given; `None` if neither answer nor token says.
+    pub scopes: Option<String>,
+}
+
+/// Reads the answer of a token endpoint (RFC 6749 5.1).
+///
+/// # Errors
+/// What is wrong with it; nothing of the answer is quoted, since it may be the token.
+pub fn read_token(answer: &[u8]) -> Result<Token, String> {
+    // serde_json's own text can quote the answer.
+    let token: TokenAnswer = serde_json::from_slice(answer).map_err(|error| {
+        format!("no JSON with access_token and token_type (line {}, column {})", error.line(), error.column())
+    })?;
+    if !token.token_type.eq_ignore_ascii_case("bearer") {
+        return Err("its token_type is not Bearer".to_owned());
+    }
+    if !is_token(&token.access_token) {
+        return Err("its access_token is empty, too long, or has characters that no token has".to_owned());
+    }
+    let life = match &token.expires_in {
+        None => ASSUMED_LIFE,
+        Some(seconds) => life(seconds).ok_or_else(|| format!("its expires_in {}", no_life()))?,
+    };
+    // Cognito's answer does not name the scopes; its token does.
+    let scopes = token.scope.or_else(|| scope_claim(&token.access_token));
+    Ok(Token { value: Secret::new(token.access_token.to_string()), life, scopes })
 }
 
 impl Source for ClientCredentialsSource {

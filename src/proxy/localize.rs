@@ -29,8 +29,9 @@ pub(super) fn fields(headers: &mut HeaderMap, route: &Route) {
     }
 }
 
-/// The local form of a reference, if it has one.
-fn location(reference: &str, route: &Route) -> Option<String> {
+/// The local form of a reference to `route`'s upstream: a path of the route, with query and fragment. `None` for what does
+/// not surely lead there, which stays as it is.
+pub fn location(reference: &str, route: &Route) -> Option<String> {
     let (reference, fragment) = cut(reference, '#');
     let (path, query) = cut(path_of(reference, &route.upstream.origin)?, '?');
     let path = if path.is_empty() { "/" } else { path };
