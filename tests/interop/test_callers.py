@@ -1,9 +1,11 @@
 """Who may call, judged with other people's clients: tokens in URLs, TLS, Unix sockets, other users of the machine."""
 
+import contextlib
 import os
 import pathlib
 import secrets
 import shutil
+import socket
 import subprocess
 import tempfile
 
@@ -113,4 +115,10 @@ def test_a_socket_lets_in_whom_it_lists(gateway, start, open_folder):
     start(listening(gateway, lines))
     ask = ["--unix-socket", str(path), "--output", "/dev/null", "--write-out", "%{http_code}", "http://localhost/signed"]
     assert curl(*ask, user=NOBODY) == (0, "200")
-    assert curl(*ask)[0] in (52, 56), "root is not on the list"
+    # Not curl: it reports a connection that ends before its first byte in one of three ways.
+    with socket.socket(socket.AF_UNIX) as root:
+        root.settimeout(wire.PATIENCE)
+        root.connect(str(path))
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            root.sendall(b"GET /signed HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            assert root.recv(1) == b"", "root is not on the list"
