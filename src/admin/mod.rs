@@ -83,7 +83,7 @@ impl Admin {
             && let Some(guard) = &self.guard
             && let Err(error) = guard.check(&parts)
         {
-            return text(StatusCode::FORBIDDEN, format!("{error}\n"));
+            return text(error.code().status(), format!("{error}\n"));
         }
         if !matches!(parts.method, Method::GET | Method::HEAD) {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n".to_owned());

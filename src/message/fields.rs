@@ -11,6 +11,8 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 const VIA_NAME: &str = "countersign";
 /// The field that carries the request id, in both directions.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// `Upgrade`, as the gate writes it where no WebSocket is asked for. Never travels on.
+pub const STRAY_UPGRADE: &str = "~pgrade";
 /// Why the answer is not the upstream's.
 pub const ERROR_CODE: HeaderName = HeaderName::from_static("x-countersign-error");
 /// What callers show where a caller token is asked for.
@@ -65,7 +67,7 @@ pub fn strip_trailers(trailers: &mut HeaderMap) {
 
 /// Takes out fields that some servers would read as one of ours, because they take `_` for `-` (security.md F14).
 pub fn strip_twins(headers: &mut HeaderMap, is_ours: impl Fn(&str) -> bool) {
-    let is_twin = |name: &HeaderName| name.as_str().contains('_') && is_ours(&name.as_str().replace('_', "-"));
+    let is_twin = |name: &HeaderName| name.as_str().contains('_') && is_ours(&as_read(name.as_str()));
     let twins: Vec<HeaderName> = headers.keys().filter(|name| is_twin(name)).cloned().collect();
     for twin in twins {
         headers.remove(&twin);
@@ -170,6 +172,7 @@ fn is_dropped_from_request(name: &str, identity: CallerIdentity) -> bool {
         | "te"
         | "trailer"
         | "upgrade"
+        | STRAY_UPGRADE
         | "http2-settings"
         | "transfer-encoding"
         | "expect"

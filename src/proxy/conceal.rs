@@ -12,7 +12,7 @@ use http::Response;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http_body::Body;
 use http_body_util::BodyExt;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::pool::{UpstreamBody, UpstreamError};
 
@@ -64,7 +64,7 @@ impl Secrets {
 /// Takes the secrets of its request out of a refusal; everything else passes as it came.
 ///
 /// # Errors
-/// [`UpstreamError`] when a body that must be looked through breaks off, or makes a pause longer than `idle`.
+/// [`UpstreamError`] when a body that must be looked through breaks off, or is not there within `idle`.
 ///
 /// # Cancellation
 /// Dropping the future ends the exchange with the upstream.
@@ -108,9 +108,9 @@ fn is_small_text(headers: &HeaderMap, body: &UpstreamBody) -> bool {
 }
 
 async fn whole(mut body: UpstreamBody, idle: Duration) -> Result<Bytes, UpstreamError> {
-    let mut bytes = BytesMut::new();
+    let (mut bytes, end) = (BytesMut::new(), Instant::now() + idle);
     loop {
-        let frame = timeout(idle, body.frame()).await.map_err(|_elapsed| UpstreamError::ResponseTimeout(idle))?;
+        let frame = timeout_at(end, body.frame()).await.map_err(|_elapsed| UpstreamError::BodyTimeout(idle))?;
         match frame {
             None => return Ok(bytes.freeze()),
             Some(frame) => {

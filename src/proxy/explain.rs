@@ -61,6 +61,11 @@ pub fn explain<'a>(
     guard.strip_forwarding(&mut headers, |name| removed.push(name.clone()));
     outgoing_fields(&mut headers, route, coverage, fields::via(parts.version), |name| removed.push(name.clone()));
     headers.insert(REQUEST_ID, HeaderValue::from_static("<new>"));
+    for (name, _) in &route.request_headers.secrets {
+        let mut value = HeaderValue::from_static("<secret>");
+        value.set_sensitive(true);
+        headers.insert(name, value);
+    }
     let origin = &route.upstream.origin;
     let unsigned = Unsigned {
         method: &parts.method,

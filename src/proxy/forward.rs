@@ -25,8 +25,8 @@ pub enum Failure {
     Final(UpstreamError),
 }
 
-/// Sends `sealed` and waits for the response head, which is a 101 only if it asked for one, `limit` at most after the upstream took the last piece of a streamed
-/// body, or after the send began.
+/// Sends `sealed` and waits for the response head, `limit` at most after the upstream took the last piece of a streamed
+/// body, or after the send began. The head is a 101 only if `sealed` asked for one.
 ///
 /// # Errors
 /// [`Failure`].

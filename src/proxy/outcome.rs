@@ -1,8 +1,7 @@
 //! How a request ended: one enum for the status, the problem page, the metric label and the log field.
 //!
 //! Says whose fault it was. Answers carry fixed words only; what is particular goes to the log under the request id
-//! (security.md 2.6). Imports `auth::error`, `message`, `route`,
-//! `server::gate::head`.
+//! (security.md 2.6). Imports `auth::error`, `message`, `route`, `server`.
 
 use std::time::Duration;
 
@@ -411,7 +410,7 @@ fn upstream_code(error: &UpstreamError) -> Code {
         | UpstreamError::ConnectTimeout { .. }
         | UpstreamError::Proxy { .. } => Code::UpstreamUnreachable,
         UpstreamError::Tls { .. } | UpstreamError::TlsTimeout { .. } => Code::UpstreamTls,
-        UpstreamError::ResponseTimeout(_) => Code::UpstreamTimeout,
+        UpstreamError::ResponseTimeout(_) | UpstreamError::BodyTimeout(_) => Code::UpstreamTimeout,
         UpstreamError::Http(_)
         | UpstreamError::Switched
         | UpstreamError::TooManyInterim

@@ -35,7 +35,7 @@ pub struct Metrics {
     sent: Family<RouteLabel, Counter>,
 }
 
-/// At most routes × outcomes (22) × status classes (5).
+/// At most routes × outcomes (22) × status classes (6).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
     route: Name,
@@ -261,6 +261,7 @@ impl Drop for Exchange {
 
 fn class(status: Option<StatusCode>) -> &'static str {
     match status.map(|status| status.as_u16() / 100) {
+        Some(1) => "1xx",
         Some(2) => "2xx",
         Some(3) => "3xx",
         Some(4) => "4xx",

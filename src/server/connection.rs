@@ -90,8 +90,6 @@ where
     };
     let follows = follows.lock().unwrap_or_else(PoisonError::into_inner).take();
     match (ended, follows) {
-        // What came behind the handshake, before its answer, was taken for a request: nobody who obeys RFC 6455 does that.
-        (Some(Ok(())), Some(_)) if word.refused().is_some() => {}
         (Some(Ok(())), Some((tunnel, _in_flight))) => tokio::select! {
             () = tunnel => {}
             () = drain.cut() => {}

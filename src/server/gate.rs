@@ -3,7 +3,7 @@
 //! hyper takes bare LF, two framings, no Host or two, and more that another reader would take otherwise (security.md F3);
 //! what must be refused is seen here, before hyper hides it. hyper is given a harmless request in its place, so that the
 //! refusal is answered, logged and counted like any other. Since it knows where heads begin, it also keeps the two timers
-//! that hyper has as one (F4). The write side passes through. Imports `message`.
+//! that hyper has as one (F4), and one for a client that takes nothing. Imports `message`.
 
 pub mod framing;
 pub mod head;
@@ -25,6 +25,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use self::judge::{Judge, Refused, Stop};
 use super::connection::Timers;
 use crate::message::body::IdleTimer;
+use crate::message::fields::STRAY_UPGRADE;
 
 /// What hyper reads in place of a refused head. [`Word`] tells the service, which never takes it for a request.
 const SUBSTITUTE: &[u8] = b"GET / HTTP/1.1\r\nconnection: close\r\n\r\n";
@@ -170,12 +171,22 @@ impl<IO> Gate<IO> {
 
     /// Passes on what a write came to; gives up when the client has taken nothing for the idle time.
     fn poll_taken<T>(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if outcome.is_ready() {
+        if outcome.is_ready() || self.word.tunnels() {
             self.stalled.restart();
             return outcome;
         }
         ready!(self.stalled.poll_elapsed(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+/// hyper takes any `Upgrade` for a wish to end HTTP here, and then does not send an answer to its end when the connection
+/// closes behind it; Java's client and `curl --http2` send one with every request. So hyper does not see those.
+fn hide_strays(judge: &mut Judge, bytes: &mut [u8]) {
+    for begin in judge.take_strays() {
+        if let Some(name) = bytes.get_mut(begin..begin + STRAY_UPGRADE.len()) {
+            name.copy_from_slice(STRAY_UPGRADE.as_bytes());
+        }
     }
 }
 
@@ -222,6 +233,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Gate<IO> {
             }
             if !gate.held.is_empty() {
                 let verdict = gate.judge.clear(&gate.held);
+                hide_strays(&mut gate.judge, &mut gate.held);
                 gate.cleared += gate.judged(verdict)?;
                 if gate.cleared > 0 {
                     continue;
@@ -245,6 +257,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Gate<IO> {
             if let Ok(passed) = verdict {
                 gate.held.extend_from_slice(fresh.get(passed..).unwrap_or_default());
             }
+            hide_strays(&mut gate.judge, buffer.filled_mut().get_mut(before..).unwrap_or_default());
             let passed = gate.judged(verdict);
             buffer.set_filled(before + *passed.as_ref().unwrap_or(&0));
             if passed? > 0 {
@@ -274,14 +287,17 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gate<IO> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        // TLS takes 64 KiB at once, so that the wait is here.
+        let outcome = Pin::new(&mut self.io).poll_flush(cx);
+        self.poll_taken(cx, outcome)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let until = if let Some(until) = self.lingers {
             until
         } else {
-            ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
+            let outcome = Pin::new(&mut self.io).poll_shutdown(cx);
+            ready!(self.poll_taken(cx, outcome))?;
             if self.word.tunnels() || self.judge.is_at_head() && self.held.is_empty() {
                 return Poll::Ready(Ok(()));
             }

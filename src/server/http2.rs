@@ -1,7 +1,7 @@
 //! One client connection that speaks HTTP/2, as TLS listeners offer it.
 //!
 //! The limits bound what a hostile client can make us hold or do: streams it opens and resets, frames that want an
-//! answer, heads that never end (CVE-2023-44487, CVE-2024-27316 and their kin). Imports `server::drain`.
+//! answer, heads that never end (CVE-2023-44487, CVE-2024-27316 and their kin). Imports `server::{connection, drain, gate}`.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,10 +20,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::Arrival;
 use super::connection::{READ_BUFFER, Timers};
 use super::drain::{Drain, InFlight};
-use super::gate::head::LARGEST_HEAD;
+use super::gate::head::{HeadError, LARGEST_HEAD, MOST_FIELDS};
+use super::{Arrival, Refused};
 
 /// Requests at the same time on one connection: what one route takes by default, and below `max_in_flight`.
 const MOST_STREAMS: u32 = 256;
@@ -51,8 +51,8 @@ where
         join_cookies(request.headers_mut());
         let is_head = request.method() == Method::HEAD;
         let turn = activity.begin(drain.enter());
-        // h2 has judged the framing; there is none of the doubts that the gate is for.
-        let answer = service(Ok(request));
+        // h2 has judged the framing; of what the gate is for, the limits alone are left.
+        let answer = service(limit(request));
         async move { Ok::<_, std::convert::Infallible>(finish(answer.await, is_head, turn)) }
     });
     let connection = http2::Builder::new(Streams(drain.clone()))
@@ -60,7 +60,8 @@ where
         .max_concurrent_streams(MOST_STREAMS)
         .max_pending_accept_reset_streams(MOST_PENDING_RESETS)
         .max_local_error_reset_streams(MOST_ERROR_RESETS)
-        .max_header_list_size(u32::try_from(LARGEST_HEAD).unwrap_or(u32::MAX))
+        // Above our own limit: what h2 refuses by itself leaves no trace. Its sum has 32 bytes more for each field.
+        .max_header_list_size(u32::try_from(2 * LARGEST_HEAD).unwrap_or(u32::MAX))
         .initial_stream_window_size(u32::try_from(READ_BUFFER).unwrap_or(u32::MAX))
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(READ_BUFFER)
@@ -90,6 +91,23 @@ fn log_end(outcome: Result<(), hyper::Error>) {
     if let Err(error) = outcome {
         tracing::debug!(%error, "an HTTP/2 client connection ended");
     }
+}
+
+/// The gate's limits on a head, as it would be written in HTTP/1.
+fn limit(request: Request<Incoming>) -> Arrival {
+    let headers = request.headers();
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    // Colon, space, and the end of the line.
+    let fields: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    let error = if headers.len() > MOST_FIELDS {
+        HeadError::TooManyFields
+    } else if target + fields > LARGEST_HEAD {
+        HeadError::TooLarge
+    } else {
+        return Ok(request);
+    };
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    Err(Refused { error, method: Some(method), path: Some(path) })
 }
 
 /// HTTP/2 clients may send cookies in pieces; HTTP/1.1 knows one line of them (RFC 9113 8.2.3).

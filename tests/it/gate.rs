@@ -1,9 +1,12 @@
 //! What hyper would take and others would take otherwise is refused on its bytes; nothing of it reaches the API.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use standin::{Alpn, BodyEnd};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use crate::support::{Answer, Plan, Wire, World, held, hold, within};
@@ -558,5 +561,34 @@ async fn an_upload_that_is_closed_halfway_breaks_off_within_a_second() {
     assert!(timeout(Duration::from_secs(1), held.breaks_off()).await.unwrap());
     drop(held);
     while client.reader.skip().await {}
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn an_answer_to_a_request_that_offers_another_protocol_comes_whole() {
+    // More than all buffers on the way hold, so that the end of it waits for the client.
+    const LENGTH: usize = 24 << 20;
+    let responder: standin::Responder = Arc::new(|_request, _principal| {
+        Box::pin(async { http::Response::new(standin::body::full(vec![b'x'; LENGTH])) })
+    });
+    let world = Plan::open().respond("/prod/large", responder).start().await;
+    let mut client = TcpStream::connect(world.countersign.proxy).await.unwrap();
+    let head = "GET /large HTTP/1.1\r\nhost: localhost\r\nconnection: Upgrade, HTTP2-Settings, close\r\nupgrade: h2c\r\n\
+                http2-settings: AAMAAABkAAQAAP__\r\n\r\n";
+    client.write_all(head.as_bytes()).await.unwrap();
+    let mut received = Vec::new();
+    // Slower than the API, so that it is the client who is waited for.
+    let mut piece = vec![0; 16 * 1024];
+    loop {
+        let read = within(client.read(&mut piece)).await.unwrap();
+        if read == 0 {
+            break;
+        }
+        received.extend_from_slice(&piece[..read]);
+        tokio::task::yield_now().await;
+    }
+    let head = received.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
+    assert_eq!(received.len() - head, LENGTH);
+    assert!(world.only().header("upgrade").is_none() && world.only().header("~pgrade").is_none());
     world.finish().await;
 }

@@ -69,6 +69,9 @@ pub enum UpstreamError {
         /// The limit.
         limit: Duration,
     },
+    /// A refusal's body, which had to be looked through, was not there in time.
+    #[error("the body of a refusal was not there within {0:?} (body_idle_timeout)")]
+    BodyTimeout(Duration),
     /// No response head in time.
     #[error("no response head came within {0:?} (response_timeout)")]
     ResponseTimeout(Duration),

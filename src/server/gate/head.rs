@@ -92,6 +92,8 @@ pub struct Head {
     asked: Option<Asked>,
     fields: usize,
     hosts: usize,
+    /// Where the names of `Upgrade` fields begin that ask for no WebSocket.
+    strays: Vec<usize>,
     length: Option<u64>,
     chunked: bool,
 }
@@ -103,6 +105,8 @@ pub struct Whole {
     pub length: usize,
     /// How the bytes behind it are framed; `None` if they are no business of HTTP (CONNECT).
     pub framing: Option<Framing>,
+    /// Where the names of `Upgrade` fields begin that ask for no WebSocket.
+    pub strays: Vec<usize>,
 }
 
 /// What the first line says about the rest.
@@ -137,7 +141,7 @@ impl Head {
                 _ => return Err(HeadError::Control),
             }
             let line = bytes.get(self.line..at).unwrap_or_default();
-            let at_start = self.line == 0;
+            let (begin, at_start) = (self.line, self.line == 0);
             (self.seen, self.line) = (at + 2, at + 2);
             match &self.asked {
                 // One empty line in front is forgiven: old clients end a body with it (RFC 9112 2.2).
@@ -145,9 +149,10 @@ impl Head {
                 None => self.asked = Some(request_line(line)?),
                 Some(asked) if line.is_empty() => {
                     let framing = self.framing(*asked)?;
-                    return Ok(Some(Whole { length: self.seen, framing: (!asked.connects).then_some(framing) }));
+                    let framing = (!asked.connects).then_some(framing);
+                    return Ok(Some(Whole { length: self.seen, framing, strays: std::mem::take(&mut self.strays) }));
                 }
-                Some(_) => self.field(line)?,
+                Some(_) => self.field(line, begin)?,
             }
         }
     }
@@ -175,7 +180,8 @@ impl Head {
         if length > LARGEST_HEAD { Err(HeadError::TooLarge) } else { Ok(()) }
     }
 
-    fn field(&mut self, line: &[u8]) -> Result<(), HeadError> {
+    /// Judges the field line that begins at `begin`.
+    fn field(&mut self, line: &[u8], begin: usize) -> Result<(), HeadError> {
         self.fields += 1;
         if self.fields > MOST_FIELDS {
             return Err(HeadError::TooManyFields);
@@ -193,6 +199,10 @@ impl Head {
             self.hosts += 1;
             if self.hosts > 1 {
                 return Err(HeadError::SeveralHosts);
+            }
+        } else if name.eq_ignore_ascii_case(b"upgrade") {
+            if !value.eq_ignore_ascii_case(b"websocket") {
+                self.strays.push(begin);
             }
         } else if name.eq_ignore_ascii_case(b"content-length") {
             if self.length.is_some() {

@@ -11,6 +11,7 @@ use super::head::{Head, HeadError};
 #[derive(Debug)]
 pub struct Judge {
     phase: Phase,
+    strays: Vec<usize>,
 }
 
 #[derive(Debug)]
@@ -43,7 +44,7 @@ pub enum Stop {
 
 impl Default for Judge {
     fn default() -> Self {
-        Self { phase: Phase::Head(Head::default()) }
+        Self { phase: Phase::Head(Head::default()), strays: Vec::new() }
     }
 }
 
@@ -65,6 +66,7 @@ impl Judge {
             Phase::Head(head) => match head.read(bytes) {
                 Ok(None) => Ok(0),
                 Ok(Some(whole)) => {
+                    self.strays = whole.strays;
                     let Some(framing) = whole.framing else {
                         self.phase = Phase::Over;
                         return Ok(whole.length);
@@ -81,6 +83,11 @@ impl Judge {
                 }
             },
         }
+    }
+
+    /// Where, in the bytes that were cleared last, names of `Upgrade` fields begin that ask for no WebSocket.
+    pub fn take_strays(&mut self) -> Vec<usize> {
+        std::mem::take(&mut self.strays)
     }
 
     /// Whether the next byte begins a message, or goes on with its head.

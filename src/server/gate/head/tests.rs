@@ -32,7 +32,7 @@ fn judge(head: &[u8]) -> Result<Option<Whole>, HeadError> {
 #[track_caller]
 fn passes(head: &[u8]) -> Framing {
     match judge(head) {
-        Ok(Some(Whole { length, framing: Some(framing) })) if length == head.len() => framing,
+        Ok(Some(Whole { length, framing: Some(framing), strays: _ })) if length == head.len() => framing,
         other => panic!("{other:?}: {}", head.escape_ascii()),
     }
 }
