@@ -84,7 +84,7 @@ pub async fn try_credentials(compiled: &Compiled, clock: &Clock) -> Result<Vec<(
     let (clock, tasks) = (clock.clone(), Tasks::default());
     let control = control(&SystemRoots::load(), &compiled.control, &compiled.egress)?;
     let means = auth::Means { control, clock, tasks: tasks.clone(), environment: compiled.aws.clone() };
-    let schemes = auth::Builder::new(means).build(&compiled.schemes, &compiled.fields).await;
+    let schemes = auth::Builder::new(means).build(&compiled.schemes, &compiled.fields);
     let mut statuses = Vec::new();
     for credential in &schemes.credentials {
         credential.tried().await;
@@ -177,7 +177,7 @@ impl Sidecar {
             }
         }
         let means = auth::Means { control, clock: clock.clone(), tasks: tasks.clone(), environment: aws };
-        let schemes = auth::Builder::new(means).build(&schemes, &fields).await;
+        let schemes = auth::Builder::new(means).build(&schemes, &fields);
         let pool = Pool::new(roots, tasks.clone());
         let token = proxy.caller_token.clone().map(CallerToken::try_new).transpose()?.map(Arc::new);
         if let Some(token) = &token {

@@ -5,7 +5,7 @@
 //! machine's keys away. Nothing here dials. Imports `secret`.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -14,8 +14,8 @@ use zeroize::Zeroizing;
 
 use crate::secret::Secret;
 
-/// ECS, EKS Pod Identity and the instance: what they serve is for this machine alone.
-const METADATA: [&str; 4] = ["169.254.169.254", "169.254.170.2", "169.254.170.23", "fd00:ec2::23"];
+/// The instance, ECS, EKS Pod Identity: what they serve is for this machine alone.
+const METADATA: [&str; 5] = ["169.254.169.254", "fd00:ec2::254", "169.254.170.2", "169.254.170.23", "fd00:ec2::23"];
 
 /// An HTTP proxy that is asked to CONNECT. Prints without its credentials.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -76,7 +76,16 @@ impl ProxyUrl {
         }
         let (host, port) = split_port(authority).ok_or(ProxyUrlError::Port)?;
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':');
-        if host.is_empty() || !host.bytes().all(allowed) {
+        // A name with a colon is an address, and one whose last part is a number is one too (WHATWG URL 3.5): what looks
+        // like an address and is none would be looked up, or be no URL to the next reader.
+        let looks_like_ipv4 =
+            host.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()));
+        let is_host = match (authority.starts_with('[') || host.contains(':'), looks_like_ipv4) {
+            (true, _) => host.parse::<Ipv6Addr>().is_ok(),
+            (false, true) => host.parse::<Ipv4Addr>().is_ok(),
+            (false, false) => true,
+        };
+        if host.is_empty() || !host.bytes().all(allowed) || !is_host {
             return Err(ProxyUrlError::Host);
         }
         let credentials = credentials.filter(|user| !user.is_empty()).map(decoded);
@@ -139,15 +148,15 @@ impl Egress {
         Self { proxy: Some(proxy), except }
     }
 
-    /// The proxy on all ways but the exceptions.
-    pub fn proxy(&self) -> Option<&ProxyUrl> {
-        self.proxy.as_ref()
+    /// The proxy on all ways but the exceptions, and whether there are any.
+    pub fn proxy(&self) -> Option<(&ProxyUrl, bool)> {
+        Some((self.proxy.as_ref()?, self.except != NoProxy::default()))
     }
 
     /// The proxy on the way to `host` (no brackets) and `port`, if any.
     pub fn to(&self, host: &str, port: u16) -> Option<&ProxyUrl> {
         let proxy = self.proxy.as_ref()?;
-        let own = is_loopback(host) || METADATA.contains(&host);
+        let own = is_loopback(host.trim_end_matches('.')) || METADATA.contains(&host);
         (!own && !self.except.covers(host, port)).then_some(proxy)
     }
 }
@@ -157,6 +166,8 @@ impl Egress {
 pub struct NoProxy {
     all: bool,
     entries: Vec<Entry>,
+    /// Items that are none of what can be written.
+    unread: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -182,10 +193,18 @@ impl NoProxy {
             if item == "*" {
                 list.all = true;
             } else {
-                list.entries.extend(entry(item));
+                match entry(item) {
+                    Some(entry) => list.entries.push(entry),
+                    None => list.unread.push(item.to_owned()),
+                }
             }
         }
         list
+    }
+
+    /// The items that cover nothing because they cannot be read.
+    pub fn unread(&self) -> &[String] {
+        &self.unread
     }
 
     fn covers(&self, host: &str, port: u16) -> bool {
@@ -260,7 +279,7 @@ pub fn is_loopback(host: &str) -> bool {
     let host = host.to_ascii_lowercase();
     host == "localhost"
         || host.ends_with(".localhost")
-        || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+        || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
 #[cfg(test)]
@@ -294,6 +313,10 @@ mod tests {
             ("ftp://proxy", ProxyUrlError::Scheme),
             ("http://", ProxyUrlError::Host),
             ("http://pro xy", ProxyUrlError::Host),
+            ("http://proxy:3128:3128", ProxyUrlError::Host),
+            ("http://[proxy]:3128", ProxyUrlError::Host),
+            ("http://10.0.0.256:3128", ProxyUrlError::Host),
+            ("http://3128", ProxyUrlError::Host),
             ("http://proxy:0", ProxyUrlError::Port),
             ("http://proxy:x", ProxyUrlError::Port),
             ("http://proxy:3128/path", ProxyUrlError::Path),
@@ -342,7 +365,20 @@ mod tests {
     #[test]
     fn loopback_and_metadata_are_never_proxied() {
         let egress = Egress::through(ProxyUrl::parse("http://proxy.corp:3128").unwrap(), NoProxy::default());
-        for host in ["localhost", "api.localhost", "127.0.0.1", "127.8.8.8", "::1"].into_iter().chain(METADATA) {
+        for host in [
+            "localhost",
+            "localhost.",
+            "api.localhost",
+            "127.0.0.1",
+            "127.8.8.8",
+            "::1",
+            "::ffff:127.0.0.1",
+            "169.254.169.254",
+            "fd00:ec2::254",
+            "169.254.170.2",
+            "169.254.170.23",
+            "fd00:ec2::23",
+        ] {
             assert!(egress.to(host, 80).is_none(), "{host}");
         }
         for host in ["abc123.execute-api.eu-west-1.amazonaws.com", "169.254.1.1", "localhost.evil.test"] {

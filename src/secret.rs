@@ -5,9 +5,13 @@
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
+
+/// A secret file that is larger is none.
+const LARGEST_FILE: u64 = 64 * 1024;
 
 /// A text that must never reach a log, an error or an answer.
 #[derive(Clone, PartialEq, Eq)]
@@ -47,9 +51,12 @@ pub enum SecretError {
         #[source]
         source: std::io::Error,
     },
-    /// The file holds nothing, or only white space at its end.
+    /// The file holds nothing, or only the ends of lines.
     #[error("secret file {} is empty", .0.display())]
     Empty(PathBuf),
+    /// No secret is that long.
+    #[error("secret file {} is larger than {LARGEST_FILE} bytes", .0.display())]
+    TooLarge(PathBuf),
 }
 
 impl Secret {
@@ -87,9 +94,13 @@ impl From<&str> for Secret {
 /// # Errors
 /// [`SecretError`] when the file is missing, unreadable or empty.
 pub fn read_file(path: &Path) -> Result<Secret, SecretError> {
-    let text = std::fs::read_to_string(path)
-        .map(Zeroizing::new)
-        .map_err(|source| SecretError::Unreadable { path: path.to_owned(), source })?;
+    let unreadable = |source| SecretError::Unreadable { path: path.to_owned(), source };
+    let mut text = Zeroizing::new(String::new());
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    file.take(LARGEST_FILE + 1).read_to_string(&mut text).map_err(unreadable)?;
+    if text.len() as u64 > LARGEST_FILE {
+        return Err(SecretError::TooLarge(path.to_owned()));
+    }
     // Editors and `kubectl create secret --from-file` leave a newline that is not part of the secret.
     match text.trim_end_matches(['\r', '\n']) {
         "" => Err(SecretError::Empty(path.to_owned())),
@@ -115,6 +126,8 @@ mod tests {
         assert_eq!(read_file(&path).unwrap().expose(), "one");
         std::fs::write(&path, " two \n").unwrap();
         assert_eq!(read_file(&path).unwrap().expose(), " two ");
+        std::fs::write(&path, "x".repeat(70_000)).unwrap();
+        assert!(matches!(read_file(&path), Err(SecretError::TooLarge(_))));
         std::fs::write(&path, "\n").unwrap();
         assert!(matches!(read_file(&path), Err(SecretError::Empty(_))));
     }

@@ -2,7 +2,7 @@
 //!
 //! `aws-config` finds and fetches; nothing of it is called per request, since its providers do not cache (aws.md F2), and
 //! each fetch has providers of its own, since they read their files once (aws.md F1). A role's base credentials have a cache
-//! of their own, so many roles share one. Imports `secret`, `clock`.
+//! of their own, so many roles share one. Imports `message`, `clock`.
 
 use std::error::Error as _;
 use std::path::PathBuf;
@@ -117,7 +117,7 @@ impl StaticKeys {
     async fn read(&self) -> Result<Credentials, FetchError> {
         for _ in 1..MOST_READS {
             let keys = self.read_once().await?;
-            if !self.files_have_changed().await {
+            if self.files_still_hold().await {
                 return Ok(keys);
             }
         }
@@ -125,23 +125,26 @@ impl StaticKeys {
     }
 
     async fn read_once(&self) -> Result<Credentials, FetchError> {
-        let id = self.access_key_id.read().await?;
-        let secret = self.secret_access_key.read().await?;
-        let token = match &self.session_token {
-            None => None,
-            Some(reader) => Some(reader.read().await?.expose().to_owned()),
+        let token = async {
+            match &self.session_token {
+                None => Ok(None),
+                Some(reader) => reader.read_now().await.map(Some),
+            }
         };
-        Ok(Credentials::new(id.expose(), secret.expose(), token, None, "countersign"))
+        // All of them, even where one fails: a part that was never read would look like news for ever.
+        let (id, secret, token) = tokio::join!(self.access_key_id.read_now(), self.secret_access_key.read_now(), token);
+        let token = token?.map(|token| token.expose().to_owned());
+        Ok(Credentials::new(id?.expose(), secret?.expose(), token, None, "countersign"))
     }
 
     /// Stores are left out: asking one is billed.
-    async fn files_have_changed(&self) -> bool {
+    async fn files_still_hold(&self) -> bool {
         for file in self.readers().filter(|reader| reader.pause() == Some(FILE_PAUSE)) {
-            if file.has_changed().await {
-                return true;
+            if !file.still_holds().await {
+                return false;
             }
         }
-        false
+        true
     }
 
     fn readers(&self) -> impl Iterator<Item = &SecretReader> {
@@ -151,24 +154,23 @@ impl StaticKeys {
 
 impl Finder {
     async fn find(&self) -> Result<Credentials, FetchError> {
-        self.files.note();
-        if self.place == Place::Container {
-            // Not through the SDK's errors: ours say more.
-            let none =
-                || CredentialsError::not_loaded("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI and _FULL_URI are not set");
-            let found = self.container.credentials().await?;
-            return found.ok_or_else(|| FetchError::NoSource { from: self.place.to_string(), source: none() });
-        }
+        self.files.note().await;
         let config = self.config();
         let found = match &self.place {
             Place::Chain => Box::pin(self.chain(&config).provide_credentials()).await,
             Place::Environment => EnvironmentVariableCredentialsProvider::new().provide_credentials().await,
-            Place::Container => self.container.provide_credentials().await,
+            // Not through the SDK's errors: ours say more.
+            Place::Container => return self.container.credentials().await?.ok_or_else(|| self.no_container()),
             Place::Instance => Box::pin(instance(&config).provide_credentials()).await,
             Place::WebIdentity => Box::pin(web_identity(&config).provide_credentials()).await,
             Place::Profile(name) => Box::pin(self.profile(&config, Some(name)).provide_credentials()).await,
         };
         found.map_err(|error| explain(&self.place, error))
+    }
+
+    fn no_container(&self) -> FetchError {
+        let source = CredentialsError::not_loaded("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI and _FULL_URI are not set");
+        FetchError::NoSource { from: self.place.to_string(), source }
     }
 
     /// The SDKs' order.
@@ -213,16 +215,22 @@ impl Files {
         Self { paths, seen: Mutex::default() }
     }
 
-    fn look(&self) -> Vec<Option<Sha256Hex>> {
-        self.paths.iter().map(|path| std::fs::read(path).ok().map(|content| Sha256Hex::of(&content))).collect()
+    async fn look(&self) -> Vec<Option<Sha256Hex>> {
+        let paths = self.paths.clone();
+        let hash = |path: PathBuf| std::fs::read(path).ok().map(|content| Sha256Hex::of(&content));
+        // A home folder may be on a network file system, and requests must not wait for it.
+        let looked = tokio::task::spawn_blocking(move || paths.into_iter().map(hash).collect());
+        looked.await.unwrap_or_default()
     }
 
-    fn note(&self) {
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = self.look();
+    async fn note(&self) {
+        let seen = self.look().await;
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = seen;
     }
 
-    fn have_changed(&self) -> bool {
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) != self.look()
+    async fn have_changed(&self) -> bool {
+        let now = self.look().await;
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) != now
     }
 }
 
@@ -262,7 +270,7 @@ impl Source for ProviderSource {
 
     async fn has_changed(&self) -> bool {
         match &self.provider {
-            Provider::Found(finder) => finder.files.have_changed(),
+            Provider::Found(finder) => finder.files.have_changed().await,
             Provider::Static(keys) => {
                 for reader in keys.readers() {
                     if reader.has_changed().await {

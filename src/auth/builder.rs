@@ -59,19 +59,19 @@ impl Builder {
     }
 
     /// Builds all of `specs` and `fields`, in order.
-    pub async fn build(mut self, specs: &[Spec], fields: &[SecretField]) -> Schemes {
+    pub fn build(mut self, specs: &[Spec], fields: &[SecretField]) -> Schemes {
         for spec in specs {
             let grants = match &spec.kind {
                 Kind::Bearer(bearer) => Grants::Bearer {
                     token: match &bearer.token {
-                        TokenSource::Client(client) => Token::Client(self.client(&spec.name, client).await),
-                        TokenSource::User(user, which) => Token::User(self.user(&spec.name, user).await, *which),
+                        TokenSource::Client(client) => Token::Client(self.client(&spec.name, client)),
+                        TokenSource::User(user, which) => Token::User(self.user(&spec.name, user), *which),
                     },
                     header: bearer.header.clone(),
                     scheme: bearer.scheme.clone(),
                 },
                 Kind::SigV4(sigv4) => Grants::SigV4 {
-                    keys: self.aws(&spec.name, &sigv4.credentials, &sigv4.region).await,
+                    keys: self.aws(&spec.name, &sigv4.credentials, &sigv4.region),
                     scope: sigv4::Scope {
                         region: sigv4.region.clone(),
                         service: sigv4.service.clone(),
@@ -82,52 +82,45 @@ impl Builder {
             self.built.schemes.push(Arc::new(Scheme { name: Arc::clone(&spec.name), grants }));
         }
         for field in fields {
-            let value = self.field(field).await;
+            let value = self.field(field);
             self.built.fields.push(value);
         }
         self.built
     }
 
-    async fn field(&mut self, field: &SecretField) -> Arc<Refreshing<FieldSource>> {
+    fn field(&mut self, field: &SecretField) -> Arc<Refreshing<FieldSource>> {
         if let Some(shared) = self.fields.get(&field.secret) {
             return Arc::clone(shared);
         }
-        let source = FieldSource::new(Arc::clone(&field.name), self.reader(&field.name, &field.secret).await);
+        let source = FieldSource::new(Arc::clone(&field.name), self.reader(&field.name, &field.secret));
         let value = self.start(Arc::clone(&field.name), source);
         self.fields.insert(field.secret.clone(), Arc::clone(&value));
         value
     }
 
     /// What reads `secret` for the credential `name`.
-    async fn reader(&mut self, name: &Arc<str>, secret: &SecretSource) -> SecretReader {
+    fn reader(&mut self, name: &Arc<str>, secret: &SecretSource) -> SecretReader {
         match secret {
             SecretSource::Fixed(secret) => SecretReader::fixed(secret.clone()),
             SecretSource::File(path) => SecretReader::file(path.clone()),
             SecretSource::Stored(stored) => {
                 // The config has no way to name a store whose keys come from itself, so this ends.
                 let name = format!("{name} (store)").into();
-                let keys = Box::pin(self.aws(&name, &stored.credentials, &stored.region)).await;
+                let keys = self.aws(&name, &stored.credentials, &stored.region);
                 SecretReader::stored(stored, self.json.clone(), keys)
             }
         }
     }
 
-    async fn optional_reader(&mut self, name: &Arc<str>, secret: Option<&SecretSource>) -> Option<SecretReader> {
-        match secret {
-            None => None,
-            Some(secret) => Some(self.reader(name, secret).await),
-        }
+    fn optional_reader(&mut self, name: &Arc<str>, secret: Option<&SecretSource>) -> Option<SecretReader> {
+        secret.map(|secret| self.reader(name, secret))
     }
 
-    async fn client(
-        &mut self,
-        name: &Arc<str>,
-        client: &ClientCredentials,
-    ) -> Arc<Refreshing<ClientCredentialsSource>> {
+    fn client(&mut self, name: &Arc<str>, client: &ClientCredentials) -> Arc<Refreshing<ClientCredentialsSource>> {
         if let Some(shared) = self.clients.get(client) {
             return Arc::clone(shared);
         }
-        let secret = self.reader(name, &client.client_secret).await;
+        let secret = self.reader(name, &client.client_secret);
         let source = ClientCredentialsSource::new(self.means.control.clone(), client.clone(), secret);
         let token = self.start(Arc::clone(name), source);
         self.clients.insert(client.clone(), Arc::clone(&token));
@@ -135,7 +128,7 @@ impl Builder {
     }
 
     /// One login for the access and the ID token, and for an identity pool.
-    async fn user(&mut self, name: &Arc<str>, user: &CognitoUser) -> Arc<Refreshing<CognitoUserSource>> {
+    fn user(&mut self, name: &Arc<str>, user: &CognitoUser) -> Arc<Refreshing<CognitoUserSource>> {
         if let Some(shared) = self.users.get(user) {
             return Arc::clone(shared);
         }
@@ -143,13 +136,13 @@ impl Builder {
             Flow::Srp | Flow::Password => None,
             Flow::AdminPassword(source) => {
                 // The config lets no identity pool stand here, so this ends.
-                Some(Box::pin(self.source(&format!("{name} (keys)").into(), source, &user.region)).await)
+                Some(self.source(&format!("{name} (keys)").into(), source, &user.region))
             }
         };
         let readers = Readers {
-            client: self.optional_reader(name, user.client_secret.as_ref()).await,
-            password: self.reader(name, &user.password).await,
-            totp_seed: self.optional_reader(name, user.totp_seed.as_ref()).await,
+            client: self.optional_reader(name, user.client_secret.as_ref()),
+            password: self.reader(name, &user.password),
+            totp_seed: self.optional_reader(name, user.totp_seed.as_ref()),
         };
         let source = CognitoUserSource::new(user.clone(), readers, self.json.clone(), self.means.clock.clone(), keys);
         let login = self.start(Arc::clone(name), source);
@@ -158,11 +151,11 @@ impl Builder {
     }
 
     /// The last link of a chain of roles; every link has a cache of its own, which other chains may share.
-    async fn aws(&mut self, name: &Arc<str>, wanted: &AwsCredentials, region: &str) -> Arc<Refreshing<ProviderSource>> {
+    fn aws(&mut self, name: &Arc<str>, wanted: &AwsCredentials, region: &str) -> Arc<Refreshing<ProviderSource>> {
         let AwsCredentials { source, roles } = wanted;
         let first_region = roles.first().map_or(region, |role| &role.region);
         let base: Arc<str> = if roles.is_empty() { Arc::clone(name) } else { format!("{name} (base)").into() };
-        let mut keys = self.source(&base, source, first_region).await;
+        let mut keys = self.source(&base, source, first_region);
         for (index, role) in roles.iter().enumerate() {
             let so_far = roles.get(..=index).unwrap_or(roles).to_vec();
             let link = AwsCredentials { source: source.clone(), roles: so_far };
@@ -185,7 +178,7 @@ impl Builder {
         Sts::new(region, endpoint, &self.means.control, self.means.clock.clone())
     }
 
-    async fn source(&mut self, name: &Arc<str>, wanted: &AwsSource, region: &str) -> Arc<Refreshing<ProviderSource>> {
+    fn source(&mut self, name: &Arc<str>, wanted: &AwsSource, region: &str) -> Arc<Refreshing<ProviderSource>> {
         // The region decides whose STS a profile with a role calls, so it is part of what the credential is; an identity
         // is of its own pool's region, wherever it signs.
         let region = if let AwsSource::IdentityPool(pool) = wanted { &pool.region } else { region };
@@ -193,14 +186,14 @@ impl Builder {
         if let Some(shared) = self.sources.get(&key) {
             return Arc::clone(shared);
         }
-        let provider = self.provider(name, wanted, region).await;
+        let provider = self.provider(name, wanted, region);
         let source = ProviderSource::new(provider, self.sts(region, None));
         let keys = self.start(Arc::clone(name), source);
         self.sources.insert(key, Arc::clone(&keys));
         keys
     }
 
-    async fn provider(&mut self, name: &Arc<str>, wanted: &AwsSource, region: &str) -> Provider {
+    fn provider(&mut self, name: &Arc<str>, wanted: &AwsSource, region: &str) -> Provider {
         match wanted {
             AwsSource::Default => self.finder(Place::Chain, region),
             AwsSource::Environment => self.finder(Place::Environment, region),
@@ -210,16 +203,13 @@ impl Builder {
             AwsSource::Profile(profile) => self.finder(Place::Profile(profile.clone()), region),
             AwsSource::Static { access_key_id, secret_access_key, session_token } => {
                 Provider::Static(Box::new(StaticKeys {
-                    access_key_id: self.reader(name, access_key_id).await,
-                    secret_access_key: self.reader(name, secret_access_key).await,
-                    session_token: self.optional_reader(name, session_token.as_ref()).await,
+                    access_key_id: self.reader(name, access_key_id),
+                    secret_access_key: self.reader(name, secret_access_key),
+                    session_token: self.optional_reader(name, session_token.as_ref()),
                 }))
             }
             AwsSource::IdentityPool(pool) => {
-                let login = match &pool.login {
-                    None => None,
-                    Some(login) => Some(self.user(&login.name, &login.user).await),
-                };
+                let login = pool.login.as_ref().map(|login| self.user(&login.name, &login.user));
                 Provider::IdentityPool(Box::new(PoolIdentity::new((**pool).clone(), self.json.clone(), login)))
             }
         }
@@ -243,8 +233,9 @@ impl Builder {
 
     fn start<S: Source>(&mut self, name: Arc<str>, source: S) -> Arc<Refreshing<S>> {
         // One auth used in two regions is two credentials; logs and metrics must tell them apart.
-        let taken = self.built.credentials.iter().filter(|credential| credential.status().name == name).count();
-        let name = if taken == 0 { name } else { format!("{name} ({})", taken + 1).into() };
+        let taken = |name: &str| self.built.credentials.iter().any(|credential| *credential.status().name == *name);
+        let mut numbered = (2..).map(|number| Arc::from(format!("{name} ({number})")));
+        let name = if taken(&name) { numbered.find(|name: &Arc<str>| !taken(name)).unwrap_or(name) } else { name };
         let credential = Refreshing::start(name, source, self.means.clock.clone(), &self.means.tasks);
         let status: Arc<dyn Credential> = Arc::<Refreshing<S>>::clone(&credential);
         self.built.credentials.push(status);

@@ -307,11 +307,10 @@ impl Source for CognitoUserSource {
 
 impl Readers {
     async fn read(&self) -> Result<Secrets, FetchError> {
-        Ok(Secrets {
-            client: read(self.client.as_ref()).await?,
-            password: self.password.read().await?,
-            totp_seed: read(self.totp_seed.as_ref()).await?,
-        })
+        // All of them, even where one fails: a part that was never read would look like news for ever.
+        let (client, password, totp_seed) =
+            tokio::join!(read(self.client.as_ref()), self.password.read(), read(self.totp_seed.as_ref()));
+        Ok(Secrets { client: client?, password: password?, totp_seed: totp_seed? })
     }
 
     fn all(&self) -> impl Iterator<Item = &SecretReader> {

@@ -20,6 +20,7 @@ use zeroize::Zeroizing;
 use super::control::Control;
 use super::error::{FetchError, printable};
 use super::spec::ContainerEnvironment;
+use crate::egress::is_loopback;
 use crate::secret::{Secret, read_file};
 
 /// Where ECS serves the relative URI.
@@ -40,7 +41,7 @@ pub struct Container {
 
 #[derive(Clone, Debug)]
 struct Endpoint {
-    url: String,
+    url: Secret,
     authorization: Option<Authorization>,
 }
 
@@ -126,13 +127,14 @@ impl Container {
                 // Read for each call: EKS and ECS rotate it.
                 Authorization::File(path) => read_file(path).map_err(FetchError::Secret)?,
             };
-            let mut value = HeaderValue::try_from(token.expose()).map_err(|_not_quoted| {
-                malformed("the authorization token for it has characters that no field can have")
+            let mut value = HeaderValue::try_from(token.expose()).map_err(|_not_quoted| FetchError::Unfit {
+                what: format!("the authorization token for {NAME}"),
+                problem: "it has characters that no header field can have".to_owned(),
             })?;
             value.set_sensitive(true);
             headers.insert(header::AUTHORIZATION, value);
         }
-        let answer = self.control.get(&endpoint.url, NAME, headers).await?;
+        let answer = self.control.get(endpoint.url.expose(), NAME, headers).await?;
         if answer.status == StatusCode::OK {
             return read(&answer.body);
         }
@@ -164,11 +166,11 @@ fn misconfigured(error: NoEndpoint) -> FetchError {
 }
 
 fn endpoint(environment: &ContainerEnvironment) -> Option<Result<Endpoint, NoEndpoint>> {
-    let url = match environment {
-        ContainerEnvironment { relative_uri: Some(path), .. } if path.starts_with('/') => Ok(format!("{ECS}{path}")),
-        ContainerEnvironment { relative_uri: Some(_), .. } => Err(NoEndpoint::NotRelative),
-        ContainerEnvironment { full_uri: Some(url), .. } => trusted(url).map(|()| url.clone()),
-        ContainerEnvironment { relative_uri: None, full_uri: None, .. } => return None,
+    let url = match (&environment.relative_uri, &environment.full_uri) {
+        (Some(path), _) if path.expose().starts_with('/') => Ok(Secret::new(format!("{ECS}{}", path.expose()))),
+        (Some(_), _) => Err(NoEndpoint::NotRelative),
+        (None, Some(url)) => trusted(url.expose()).map(|()| url.clone()),
+        (None, None) => return None,
     };
     let file = environment.token_file.clone().map(Authorization::File);
     let authorization = file.or_else(|| environment.token.clone().map(Authorization::Token));
@@ -181,15 +183,10 @@ fn trusted(url: &str) -> Result<(), NoEndpoint> {
     let host = url.host().ok_or(NoEndpoint::NotAUrl)?;
     match url.scheme_str() {
         Some("https") => Ok(()),
-        Some("http") if PLAIN.contains(&host) || is_loopback(host) => Ok(()),
+        Some("http") if PLAIN.contains(&host) || is_loopback(host.trim_matches(['[', ']'])) => Ok(()),
         Some("http") => Err(NoEndpoint::Foreign(host.to_owned())),
         _ => Err(NoEndpoint::NotAUrl),
     }
-}
-
-fn is_loopback(host: &str) -> bool {
-    let address = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || address.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback())
 }
 
 fn read(body: &[u8]) -> Result<Credentials, FetchError> {
@@ -229,9 +226,9 @@ mod tests {
     use super::*;
 
     fn asked(relative: Option<&str>, full: Option<&str>) -> Option<Result<String, NoEndpoint>> {
-        let (relative_uri, full_uri) = (relative.map(str::to_owned), full.map(str::to_owned));
+        let (relative_uri, full_uri) = (relative.map(Secret::from), full.map(Secret::from));
         let environment = ContainerEnvironment { relative_uri, full_uri, ..ContainerEnvironment::default() };
-        endpoint(&environment).map(|endpoint| endpoint.map(|endpoint| endpoint.url))
+        endpoint(&environment).map(|endpoint| endpoint.map(|endpoint| endpoint.url.expose().to_owned()))
     }
 
     #[test]
@@ -274,8 +271,16 @@ mod tests {
         let end = SystemTime::UNIX_EPOCH + Duration::from_secs(1_893_553_445);
         assert_eq!(keys.expiry(), Some(end));
         assert!(read(br#"{"AccessKeyId":"AKIA","SecretAccessKey":"s"}"#).unwrap().expiry().is_none());
-        for odd in ["", "<html>", "{}", r#"{"AccessKeyId":"a","SecretAccessKey":"s3cret","Expiration":"soon"}"#, "[1]"]
-        {
+        for odd in [
+            "",
+            "<html>",
+            "{}",
+            r#"{"AccessKeyId":"a","SecretAccessKey":"s3cret","Expiration":"soon"}"#,
+            "[1]",
+            "\"s3cret\"",
+            r#"{"AccessKeyId":"a","SecretAccessKey":["s3cret"]}"#,
+            r#"{"AccessKeyId":"a","SecretAccessKey":"s3cret","Token":7}"#,
+        ] {
             let error = read(odd.as_bytes()).unwrap_err();
             assert!(matches!(error, FetchError::Malformed { .. }) && !error.to_string().contains("s3cret"), "{odd}");
         }

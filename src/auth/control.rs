@@ -1,4 +1,5 @@
-//! The control plane's one HTTP client: token endpoints here, and every call of `aws-config` through an adapter.
+//! The control plane's one HTTP client: token endpoints and AWS calls of ours, and every call of
+//! `aws-config` through an adapter.
 //!
 //! One client means one set of roots, one proxy policy and one set of limits. It follows no redirect (a token request
 //! carries a secret), keeps no cookie and decompresses nothing. Imports `egress`.
@@ -131,7 +132,8 @@ impl Control {
     async fn ask(&self, request: reqwest::RequestBuilder, endpoint: impl Fn() -> String) -> Result<Answer, FetchError> {
         let failed = |source: reqwest::Error| {
             if source.is_timeout() {
-                FetchError::TimedOut { endpoint: endpoint(), limit: CALL_LIMIT }
+                let limit = if source.is_connect() { CONNECT_LIMIT } else { CALL_LIMIT };
+                FetchError::TimedOut { endpoint: endpoint(), limit }
             } else {
                 FetchError::Unreachable { endpoint: endpoint(), source: source.without_url() }
             }

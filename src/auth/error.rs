@@ -23,9 +23,14 @@ pub enum FetchError {
         #[source]
         source: Box<FetchError>,
     },
-    /// A secret that its store has and that cannot be used as it is.
-    #[error("it cannot be used: {0}")]
-    Unfit(String),
+    /// A secret that is there and cannot be used as it is.
+    #[error("{what} cannot be used: {problem}")]
+    Unfit {
+        /// Which.
+        what: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// No answer: name lookup, connection, TLS or a broken answer.
     #[error("asking {endpoint}")]
     Unreachable {
@@ -203,7 +208,7 @@ impl FetchError {
     pub fn permanence(&self) -> Permanence {
         match self {
             Self::Secret(_)
-            | Self::Unfit(_)
+            | Self::Unfit { .. }
             | Self::Refused { .. }
             | Self::NoSource { .. }
             | Self::Unsigned { .. } => Permanence::Permanent,
@@ -235,7 +240,7 @@ impl FetchError {
                 LoginError::Refused { .. } | LoginError::Challenge { .. } => None,
             },
             Self::Secret(_)
-            | Self::Unfit(_)
+            | Self::Unfit { .. }
             | Self::Unreachable { .. }
             | Self::TimedOut { .. }
             | Self::Refused { .. }

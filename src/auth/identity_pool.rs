@@ -1,7 +1,7 @@
 //! AWS credentials of an identity of a Cognito identity pool: the enhanced flow (aws.md E).
 //!
 //! The identity id is asked for once and kept; credentials come with the ID token of a login, which its own cache keeps
-//! fresh, or without one for an unauthenticated identity. Neither call is signed. Imports `clock`.
+//! fresh, or without one for an unauthenticated identity. Neither call is signed. Imports `secret`.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,8 +1,8 @@
 //! Authorisation: what is added to a request so that its API takes it.
 //!
 //! A [`Scheme`] computes a [`Grant`] from a request and a credential; it never touches the request itself. Credentials
-//! come from one refreshing cache and are shared by all schemes whose credential settings are equal. Imports `message`,
-//! `clock`, `secret`, `tasks`.
+//! come from one refreshing cache and are shared by all schemes whose credential settings are equal. Imports `egress`,
+//! `message`, `clock`, `secret`, `tasks`.
 
 pub mod aws;
 pub mod aws_json;

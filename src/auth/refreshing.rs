@@ -235,7 +235,7 @@ impl<S: Source> Refreshing<S> {
                 held.forced = Some(now);
             }
             if let Some(failure) = &mut state.failure {
-                failure.retry_at = now;
+                failure.retry_at = failure.retry_at.min(now.max(failure.asked_until()));
             }
             state
         });
@@ -376,11 +376,11 @@ impl<S: Source> Refreshing<S> {
         let now = self.clock.now();
         let outcome = outcome
             .unwrap_or_else(|_elapsed| {
-                Err(FetchError::TimedOut { endpoint: self.name.to_string(), limit: FETCH_LIMIT })
+                Err(FetchError::TimedOut { endpoint: self.source.describe(), limit: FETCH_LIMIT })
             })
             .and_then(|fetched| match fetched.expiry.map(|expiry| expiry.left(now)) {
                 Some(Duration::ZERO) => Err(FetchError::Malformed {
-                    endpoint: self.name.to_string(),
+                    endpoint: self.source.describe(),
                     problem: "the credential has already expired; is this machine's clock right?".into(),
                 }),
                 _ => Ok(fetched),
@@ -459,9 +459,14 @@ impl<S: Source> fmt::Debug for Refreshing<S> {
 impl Failure {
     /// Has the next try at `at`, unless it is sooner anyway, or who was asked said when, or a person must act first.
     fn hasten(&mut self, at: Instant) {
-        if self.cause.permanence() == Permanence::Passing && self.cause.retry_after().is_none() {
-            self.retry_at = self.retry_at.min(at);
+        if self.cause.permanence() == Permanence::Passing {
+            self.retry_at = self.retry_at.min(at.max(self.asked_until()));
         }
+    }
+
+    /// Until when whoever was asked wants to be left alone.
+    fn asked_until(&self) -> Instant {
+        self.at + self.cause.retry_after().unwrap_or_default().min(LONGEST_RETRY_AFTER)
     }
 }
 

@@ -89,6 +89,9 @@ impl Sts {
     }
 }
 
+/// What went wrong, and the error code where STS itself gave one.
+type Refusal = (FetchError, Option<String>);
+
 /// Credentials, and the ARN of the session that they are of.
 pub(super) type Session = (Credentials, Option<String>);
 
@@ -103,10 +106,22 @@ impl Role {
     /// # Errors
     /// [`FetchError`]; [`FetchError::NoBase`] when there is nothing to assume it with.
     pub(super) async fn assume(&self) -> Result<Session, FetchError> {
+        let (outcome, generation) = self.once().await?;
+        if let Err((_, Some(code))) = &outcome
+            && is_about_keys(code)
+            // STS takes the base for expired, whatever its expiry says.
+            && self.base.renew(generation).await
+        {
+            return self.once().await?.0.map_err(|(error, _)| error);
+        }
+        outcome.map_err(|(error, _)| error)
+    }
+
+    /// One call, and the generation of the base that it was signed with.
+    async fn once(&self) -> Result<(Result<Session, Refusal>, u64), FetchError> {
         let base = self.base.get().await;
         let base = base.map_err(|source| FetchError::NoBase { base: self.base.status().name, source })?;
         let role = &self.settings;
-        let arns = |arn: &String| PolicyDescriptorType::builder().arn(arn).build();
         let mut call = self
             .sts
             .client(&base.value.credentials)
@@ -117,7 +132,7 @@ impl Role {
             .set_external_id(role.external_id.clone())
             .set_policy(role.policy.clone());
         for arn in &role.policy_arns {
-            call = call.policy_arns(arns(arn));
+            call = call.policy_arns(PolicyDescriptorType::builder().arn(arn).build());
         }
         for (key, value) in &role.tags {
             // Both are set, which is all that can be missing.
@@ -129,10 +144,7 @@ impl Role {
             Ok(answer) => answer,
             Err(error) => {
                 let (error, code) = explain(&format!("role {}", role.arn), error);
-                if code.as_deref().is_some_and(is_about_keys) {
-                    self.base.reject(base.generation);
-                }
-                return Err(self.help(error));
+                return Ok((Err((self.help(error), code)), base.generation));
             }
         };
         let session = answer.assumed_role_user.map(|user| user.arn);
@@ -141,7 +153,8 @@ impl Role {
         let end =
             SystemTime::try_from(keys.expiration).map_err(|_out_of_range| malformed("its Expiration is no time"))?;
         let (id, secret, token) = (keys.access_key_id, keys.secret_access_key, keys.session_token);
-        Ok((Credentials::new(id, secret, Some(token), Some(end), "countersign"), session))
+        let keys = Credentials::new(id, secret, Some(token), Some(end), "countersign");
+        Ok((Ok((keys, session)), base.generation))
     }
 
     /// Which role.
@@ -176,7 +189,7 @@ impl Role {
 
 /// Says whose fault it is: STS's refusals are told from its outages, because the first need a person. With the error code,
 /// where STS itself gave one.
-fn explain<E>(what: &str, error: SdkError<E>) -> (FetchError, Option<String>)
+fn explain<E>(what: &str, error: SdkError<E>) -> Refusal
 where
     E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
 {
@@ -187,7 +200,7 @@ where
         return (FetchError::Aws { from: what.to_owned(), permanence: Permanence::Passing, source }, None);
     };
     let refused = refused.err();
-    let code = refused.code().unwrap_or("unknown error").to_owned();
+    let code = refused.code().map_or_else(|| format!("status {}", status.unwrap_or_default()), ToOwned::to_owned);
     let message = printable(refused.message().unwrap_or_default());
     let error = if code.contains("Throttl") || status == Some(429) {
         FetchError::Throttled { endpoint, retry_after: None }

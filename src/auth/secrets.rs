@@ -1,15 +1,16 @@
 //! Secrets as they are now: given at start, in a file, or kept by Secrets Manager or Systems Manager.
 //!
 //! A secret is read anew each time it is used, which is seldom. Where it cannot be read, the last one is used on: a volume
-//! that is being swapped and a store that is down must not end what still works. Imports `secret`.
+//! that is being swapped and a store that is down must not end what still works. Imports `secret`, `clock`.
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, timeout};
 use zeroize::Zeroizing;
 
 use super::aws::ProviderSource;
@@ -18,7 +19,7 @@ use super::error::FetchError;
 use super::refreshing::{Chain, Fetched, Refreshing, Source, WhenExpired};
 use super::spec::{StoreEntry, StoredSecret};
 use crate::clock::Moment;
-use crate::secret::{Secret, read_file};
+use crate::secret::{Secret, SecretError, read_file};
 
 /// How often a file is looked at, where its change matters at once. By content: a volume of Kubernetes changes by a symbolic
 /// link, others in place or by a rename, and all of them look the same to a reader.
@@ -26,11 +27,21 @@ pub(super) const FILE_PAUSE: Duration = Duration::from_secs(5);
 /// The same for a store, whose calls are billed.
 const STORE_PAUSE: Duration = Duration::from_mins(1);
 
+/// A store is asked for this long where the last secret is still known; longer, and that one is used on.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// Reads one secret.
 pub struct SecretReader {
     place: Place,
+    known: Mutex<Known>,
+}
+
+#[derive(Clone, Default)]
+struct Known {
     /// What was read last, and so what is in use.
-    last: Mutex<Option<Secret>>,
+    last: Option<Secret>,
+    /// When it was looked at, in whatever way.
+    looked: Option<Instant>,
 }
 
 enum Place {
@@ -100,7 +111,7 @@ impl SecretReader {
     }
 
     fn new(place: Place) -> Self {
-        Self { place, last: Mutex::default() }
+        Self { place, known: Mutex::default() }
     }
 
     /// The secret as it is now; the last one while it cannot be read.
@@ -108,18 +119,29 @@ impl SecretReader {
     /// # Errors
     /// [`FetchError::Secret`], [`FetchError::Stored`]: it could not be read, and never was.
     pub async fn read(&self) -> Result<Secret, FetchError> {
-        let error = match self.look().await {
-            Ok(secret) => {
-                *self.lock() = Some(secret.clone());
-                return Ok(secret);
-            }
-            Err(error) => error,
+        let Some(last) = self.lock().last.clone() else { return self.read_now().await };
+        let error = match timeout(PATIENCE, self.read_now()).await {
+            Ok(Ok(secret)) => return Ok(secret),
+            Ok(Err(error)) => error,
+            Err(_elapsed) => FetchError::TimedOut { endpoint: format!("{self:?}"), limit: PATIENCE },
         };
-        let last = self.lock().clone();
-        if last.is_some() {
-            tracing::warn!(error = %Chain(&error), "a secret cannot be read; the last one is used on");
-        }
-        last.ok_or(error)
+        tracing::warn!(error = %Chain(&error), "a secret cannot be read; the last one is used on");
+        Ok(last)
+    }
+
+    /// The secret as it is now, or nothing: for parts that must fit together.
+    ///
+    /// # Errors
+    /// As [`SecretReader::read`], and while it cannot be read.
+    pub async fn read_now(&self) -> Result<Secret, FetchError> {
+        let secret = self.look().await?;
+        self.lock().last = Some(secret.clone());
+        Ok(secret)
+    }
+
+    /// Whether it is still the one that was read last.
+    pub async fn still_holds(&self) -> bool {
+        self.look().await.is_ok_and(|now| self.lock().last == Some(now))
     }
 
     /// The secret, if it is another than `used` by now.
@@ -130,7 +152,7 @@ impl SecretReader {
         self.read().await.ok().filter(|secret| secret != used)
     }
 
-    /// How often [`SecretReader::has_changed`] may be asked; `None` for one that never changes.
+    /// How often [`SecretReader::has_changed`] looks; `None` for one that never changes.
     pub fn pause(&self) -> Option<Duration> {
         match self.place {
             Place::Fixed(_) => None,
@@ -139,19 +161,32 @@ impl SecretReader {
         }
     }
 
-    /// Whether it is another than the one that was read last, or the first that can be read.
+    /// Whether it is another than the one that was read last, or the first that can be read. Looks no more often than
+    /// [`SecretReader::pause`] says, whatever else is asked beside it.
     pub async fn has_changed(&self) -> bool {
-        if let Place::Fixed(_) = self.place {
+        let Some(pause) = self.pause() else { return false };
+        let Known { last, looked } = self.lock().clone();
+        // A timer may be a millisecond early.
+        if looked.is_some_and(|looked| looked.elapsed() + Duration::from_millis(10) < pause) {
             return false;
         }
-        let Ok(now) = self.look().await else { return false };
-        *self.lock() != Some(now)
+        self.look().await.is_ok_and(|now| last != Some(now))
     }
 
     async fn look(&self) -> Result<Secret, FetchError> {
+        self.lock().looked = Some(Instant::now());
         match &self.place {
             Place::Fixed(secret) => Ok(secret.clone()),
-            Place::File(path) => read_file(path).map_err(FetchError::Secret),
+            Place::File(path) => {
+                let path = path.clone();
+                // A network file system may take its time, and requests must not wait for it.
+                let read = tokio::task::spawn_blocking({
+                    let path = path.clone();
+                    move || read_file(&path)
+                });
+                let stopped = |error| Err(SecretError::Unreadable { path, source: std::io::Error::other(error) });
+                read.await.unwrap_or_else(stopped).map_err(FetchError::Secret)
+            }
             Place::Stored(store) => {
                 let outcome = Box::pin(store.read()).await;
                 outcome.map_err(|source| FetchError::Stored { entry: store.describe(), source: Box::new(source) })
@@ -159,8 +194,8 @@ impl SecretReader {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Secret>> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -182,7 +217,7 @@ impl Store {
             StoreEntry::SecretsManager { id, .. } => {
                 let input = GetSecretValue { secret_id: id };
                 let value: SecretValue = self.json.call(&self.service, "GetSecretValue", &input, Some(keys)).await?;
-                value.secret_string.ok_or_else(|| unfit("it is binary, and only text can be used"))?
+                value.secret_string.ok_or_else(|| self.unfit("it is binary, and only text can be used"))?
             }
             StoreEntry::Parameter(name) => {
                 let input = GetParameter { name, with_decryption: true };
@@ -191,11 +226,11 @@ impl Store {
             }
         };
         let text = match &self.entry {
-            StoreEntry::SecretsManager { key: Some(key), .. } => member(&text, key)?,
+            StoreEntry::SecretsManager { key: Some(key), .. } => self.member(&text, key)?,
             StoreEntry::SecretsManager { key: None, .. } | StoreEntry::Parameter(_) => text,
         };
         match text.trim_end_matches(['\r', '\n']) {
-            "" => Err(unfit("it is empty")),
+            "" => Err(self.unfit("it is empty")),
             secret => Ok(Secret::from(secret)),
         }
     }
@@ -206,21 +241,21 @@ impl Store {
             StoreEntry::Parameter(name) => format!("parameter \"{name}\" in Systems Manager"),
         }
     }
-}
 
-fn member(text: &str, key: &str) -> Result<Zeroizing<String>, FetchError> {
-    let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text)
-        .map_err(|_quotes_the_secret| unfit("it is not a JSON object, and `key` asks for a member of one"))?;
-    match object.get(key) {
-        Some(serde_json::Value::String(value)) => Ok(Zeroizing::new(value.clone())),
-        Some(serde_json::Value::Number(value)) => Ok(Zeroizing::new(value.to_string())),
-        Some(_) => Err(unfit(&format!("its member \"{key}\" is not a string"))),
-        None => Err(unfit(&format!("it has no member \"{key}\""))),
+    fn member(&self, text: &str, key: &str) -> Result<Zeroizing<String>, FetchError> {
+        let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text)
+            .map_err(|_quotes_the_secret| self.unfit("it is not a JSON object, and `key` asks for a member of one"))?;
+        match object.get(key) {
+            Some(serde_json::Value::String(value)) => Ok(Zeroizing::new(value.clone())),
+            Some(serde_json::Value::Number(value)) => Ok(Zeroizing::new(value.to_string())),
+            Some(_) => Err(self.unfit(&format!("its member \"{key}\" is not a string"))),
+            None => Err(self.unfit(&format!("it has no member \"{key}\""))),
+        }
     }
-}
 
-fn unfit(problem: &str) -> FetchError {
-    FetchError::Unfit(problem.to_owned())
+    fn unfit(&self, problem: &str) -> FetchError {
+        FetchError::Unfit { what: self.describe(), problem: problem.to_owned() }
+    }
 }
 
 /// Whether other keys of the same owner may fare better.
@@ -248,8 +283,10 @@ impl Source for FieldSource {
 
     async fn fetch(&self, _now: Moment) -> Result<Fetched<HeaderValue>, FetchError> {
         let secret = self.reader.read().await?;
-        let mut value = HeaderValue::try_from(secret.expose()).map_err(|_not_quoted| FetchError::Malformed {
-            endpoint: self.name.to_string(),
+        // The http crate would also take bytes beyond ASCII, which servers read in different ways (RFC 9110 5.5).
+        let value = HeaderValue::try_from(secret.expose()).ok().filter(|_| secret.expose().is_ascii());
+        let mut value = value.ok_or_else(|| FetchError::Unfit {
+            what: format!("the value of {}", self.name),
             problem: "it has characters that no header field can have".to_owned(),
         })?;
         value.set_sensitive(true);
@@ -292,29 +329,37 @@ impl fmt::Debug for SecretReader {
 mod tests {
     use super::*;
 
-    #[tokio::test]
+    /// When the next look is due.
+    async fn changes(reader: &SecretReader) -> bool {
+        tokio::time::advance(FILE_PAUSE).await;
+        reader.has_changed().await
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_file_is_read_each_time_and_the_last_secret_outlives_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("secret");
         let reader = SecretReader::file(path.clone());
         assert!(matches!(reader.read().await, Err(FetchError::Secret(_))));
-        assert!(!reader.has_changed().await, "nothing can be read yet");
+        assert!(!changes(&reader).await, "nothing can be read yet");
         std::fs::write(&path, "one\n").unwrap();
-        assert!(reader.has_changed().await);
+        assert!(!reader.has_changed().await, "it was looked at just now");
+        assert!(changes(&reader).await);
         assert_eq!(reader.read().await.unwrap().expose(), "one");
-        assert!(!reader.has_changed().await);
+        assert!(!changes(&reader).await && reader.still_holds().await);
         std::fs::write(&path, "").unwrap();
-        assert!(!reader.has_changed().await, "torn: it is being written");
+        assert!(!changes(&reader).await, "torn: it is being written");
+        assert!(!reader.still_holds().await && reader.read_now().await.is_err());
         assert_eq!(reader.read().await.unwrap().expose(), "one");
         std::fs::write(&path, "two").unwrap();
-        assert!(reader.has_changed().await);
+        assert!(changes(&reader).await);
         assert_eq!(reader.other_than(&Secret::from("one")).await.unwrap().expose(), "two");
         assert!(reader.other_than(&Secret::from("two")).await.is_none());
-        assert!(!reader.has_changed().await);
+        assert!(!changes(&reader).await);
     }
 
     #[cfg(unix)]
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_volume_of_kubernetes_changes_by_its_link() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
@@ -328,7 +373,7 @@ mod tests {
         assert_eq!(reader.read().await.unwrap().expose(), "one");
         std::os::unix::fs::symlink("..2", at("..data_tmp")).unwrap();
         std::fs::rename(at("..data_tmp"), at("..data")).unwrap();
-        assert!(reader.has_changed().await);
+        assert!(changes(&reader).await);
         assert_eq!(reader.read().await.unwrap().expose(), "two");
     }
 

@@ -224,10 +224,10 @@ pub struct AwsEnvironment {
 /// Where ECS and EKS say that the container's credentials are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ContainerEnvironment {
-    /// `AWS_CONTAINER_CREDENTIALS_RELATIVE_URI`.
-    pub relative_uri: Option<String>,
-    /// `AWS_CONTAINER_CREDENTIALS_FULL_URI`.
-    pub full_uri: Option<String>,
+    /// `AWS_CONTAINER_CREDENTIALS_RELATIVE_URI`; it is itself a key to the credentials.
+    pub relative_uri: Option<Secret>,
+    /// `AWS_CONTAINER_CREDENTIALS_FULL_URI`; so is this.
+    pub full_uri: Option<Secret>,
     /// `AWS_CONTAINER_AUTHORIZATION_TOKEN`.
     pub token: Option<Secret>,
     /// `AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE`; wins over the token.

@@ -63,12 +63,13 @@ impl Status {
         let mut lines = vec![self.describe(now), self.kind.clone()];
         lines.extend(owner.map(|owner| format!("principal: {owner}")));
         lines.extend(self.about.scopes.as_ref().map(|scopes| format!("scopes: {scopes}")));
-        if let (true, Some(life)) = (self.usable, self.life) {
+        let lives = self.expires.is_none_or(|end| end > now);
+        if let (true, true, Some(life)) = (self.usable, lives, self.life) {
             let survived = life.mul_f64(1.0 - LATEST_POINT).as_secs();
             let survived =
                 if survived < 120 { format!("{survived} s") } else { format!("{} min", (survived + 30) / 60) };
             lines.push(format!("rides out an outage of {survived}, whenever it begins"));
-        } else if self.usable {
+        } else if self.usable && lives {
             lines.push("rides out any outage: it has no end".to_owned());
         }
         lines.join("\n  ")

@@ -190,8 +190,9 @@ fn check(compiled: &Compiled, online: bool) -> ExitCode {
         let _infallible =
             writeln!(text, "route {name}: {listen} {host}{path} -> {scheme}://{authority}{base}, auth {auth}{via}");
     }
-    if let Some(proxy) = compiled.egress.proxy() {
-        let _infallible = writeln!(text, "token and AWS calls go through the proxy {proxy}, save to NO_PROXY");
+    if let Some((proxy, has_exceptions)) = compiled.egress.proxy() {
+        let save = if has_exceptions { ", save to NO_PROXY" } else { "" };
+        let _infallible = writeln!(text, "token and AWS calls go through the proxy {proxy}{save}");
     }
     let number = compiled.routes.len();
     let _infallible = writeln!(text, "ok: {number} {}", if number == 1 { "route" } else { "routes" });

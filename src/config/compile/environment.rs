@@ -1,13 +1,14 @@
-//! What the environment says about AWS credentials, in the SDKs' own variables: read here, since only `cli` may read the
-//! environment itself.
+//! What the environment says about AWS credentials and proxies, in variables that are not ours: looked up here, in what
+//! `cli` has read.
 
 use std::path::{Path, PathBuf};
 
 use super::Context;
+use super::url::{Query, Url};
 use crate::auth::spec::{AwsEnvironment, ContainerEnvironment};
 use crate::config::Environment;
 use crate::config::diagnostic::Span;
-use crate::egress::{Egress, NoProxy, ProxyUrl, is_loopback};
+use crate::egress::{Egress, NoProxy, ProxyUrl};
 use crate::secret::Secret;
 
 /// The variables that matter, taken from the environment of `context`.
@@ -16,8 +17,8 @@ pub(super) fn aws(context: &mut Context<'_>) -> AwsEnvironment {
     AwsEnvironment {
         files: files(environment),
         container: ContainerEnvironment {
-            relative_uri: filled(environment, "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"),
-            full_uri: filled(environment, "AWS_CONTAINER_CREDENTIALS_FULL_URI"),
+            relative_uri: filled(environment, "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI").map(Secret::new),
+            full_uri: filled(environment, "AWS_CONTAINER_CREDENTIALS_FULL_URI").map(Secret::new),
             token: filled(environment, "AWS_CONTAINER_AUTHORIZATION_TOKEN").map(Secret::new),
             token_file: filled(environment, "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE").map(PathBuf::from),
         },
@@ -35,7 +36,18 @@ pub(super) fn egress(context: &mut Context<'_>) -> Egress {
     let Some((name, url)) = both("https_proxy", "HTTPS_PROXY").or_else(|| both("all_proxy", "ALL_PROXY")) else {
         return Egress::direct();
     };
-    let except = both("no_proxy", "NO_PROXY").map(|(_, list)| NoProxy::parse(&list)).unwrap_or_default();
+    let except = match both("no_proxy", "NO_PROXY") {
+        None => NoProxy::default(),
+        Some((name, list)) => {
+            let list = NoProxy::parse(&list);
+            for item in list.unread() {
+                let message = format!("{name} in the environment has an item that covers nothing: {item:?}");
+                let problem = context.problems.warning(Span::NOWHERE, message);
+                problem.help("write a name, an address or a CIDR block, or \"*\"");
+            }
+            list
+        }
+    };
     match ProxyUrl::parse(&url) {
         Ok(proxy) => Egress::through(proxy, except),
         Err(error) => {
@@ -71,20 +83,23 @@ fn files(environment: &Environment) -> Vec<PathBuf> {
 fn sts_endpoint(context: &mut Context<'_>) -> Option<String> {
     const VARIABLE: &str = "AWS_ENDPOINT_URL_STS";
     let ignored = context.environment.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS").is_some_and(|value| value == "true");
-    let url = filled(context.environment, VARIABLE).filter(|_| !ignored)?;
-    let parsed: Option<http::Uri> = url.parse().ok();
-    let host = parsed.as_ref().and_then(http::Uri::host);
-    let trusted = match parsed.as_ref().and_then(http::Uri::scheme_str) {
-        Some("https") => host.is_some(),
-        Some("http") => host.is_some_and(is_loopback),
-        _ => false,
-    };
-    if trusted {
-        let message = format!("{VARIABLE} is set: roles are assumed at {url}");
-        context.problems.warning(Span::NOWHERE, message).help("unset it, if that is not meant");
-        return Some(url.trim_end_matches('/').to_owned());
+    let text = filled(context.environment, VARIABLE).filter(|_| !ignored)?;
+    // Not quoted: it may hold a password.
+    match Url::parse(&text, Query::Refused) {
+        Ok(url) if url.path.is_empty() => {
+            let message = format!("{VARIABLE} is set: roles are assumed at {url}");
+            context.problems.warning(Span::NOWHERE, message).help("unset it, if that is not meant");
+            Some(url.to_string())
+        }
+        Ok(_) => {
+            let problem = context.problems.error(Span::NOWHERE, format!("{VARIABLE} has a path"));
+            problem.help("write scheme, host and port alone, or unset it");
+            None
+        }
+        Err(error) => {
+            let problem = context.problems.error(Span::NOWHERE, format!("{VARIABLE} {error}"));
+            problem.help("write https://HOST, or http:// on loopback, or unset it");
+            None
+        }
     }
-    let problem = context.problems.error(Span::NOWHERE, format!("{VARIABLE} is not https://, nor http:// on loopback"));
-    problem.help("signed requests and temporary keys do not go over plain HTTP");
-    None
 }

@@ -5,8 +5,7 @@ use std::path::Path;
 use super::auth::filled;
 use super::role;
 use super::sigv4::{self, optional};
-use super::url::{self, Query};
-use super::{Context, environment};
+use super::{Context, environment, user};
 use crate::auth::spec::{SecretSource, StoreEntry, StoredSecret};
 use crate::config::diagnostic::Span;
 use crate::config::raw::{Literal, RawSecret, RawStored};
@@ -57,6 +56,7 @@ pub(super) fn find(key: &str, secret: &RawSecret, context: &mut Context<'_>) -> 
                     let file = context.file(&path.value);
                     let why = match error {
                         SecretError::Empty(_) => "is empty".to_owned(),
+                        SecretError::TooLarge(_) => "is larger than any secret".to_owned(),
                         SecretError::Unreadable { source, .. } => format!("cannot be read: {source}"),
                     };
                     let problem = context.problems.error(path.span, format!("the secret file of `{key}` {why}"));
@@ -107,8 +107,7 @@ fn stored(raw: &RawStored, context: &mut Context<'_>) -> Option<SecretSource> {
     };
     let source = sigv4::credentials(&raw.credentials.value, context);
     let roles = role::compile(raw.assume_role.as_ref(), "secrets", &raw.credentials.value, context);
-    let endpoint = raw.endpoint.as_ref().map(|text| url::read("endpoint", text, Query::Refused, context));
-    let endpoint = optional(endpoint)?.map(|url| url.to_string());
+    let endpoint = optional(raw.endpoint.as_ref().map(|text| user::endpoint(text, context)))?;
     let (region, id, key) = (region?, id?, optional(key)?);
     let entry = match &raw.secretsmanager {
         Some(_) => StoreEntry::SecretsManager { id, key },

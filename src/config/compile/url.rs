@@ -169,7 +169,7 @@ pub(super) fn refuse(key: &str, text: &At<Text>, error: &UrlError, context: &mut
     let help = match error {
         UrlError::NoScheme => Some("begin it with https://".to_owned()),
         UrlError::Scheme(scheme) if matches!(scheme.as_str(), "ws" | "wss") => {
-            Some("write https://; WebSocket APIs are not supported".to_owned())
+            Some("write https://, and `websocket = true` in the route".to_owned())
         }
         UrlError::Scheme(_) | UrlError::PlainText => Some("write https://".to_owned()),
         UrlError::Userinfo => Some("take it out; credentials belong in an [auth] table".to_owned()),
