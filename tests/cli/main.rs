@@ -5,6 +5,10 @@ mod commands;
 #[cfg(test)]
 mod credentials;
 #[cfg(test)]
+mod exec;
+#[cfg(test)]
+mod local;
+#[cfg(test)]
 mod process;
 #[cfg(test)]
 mod run;
