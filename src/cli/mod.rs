@@ -9,6 +9,7 @@ mod env;
 mod exec;
 mod front;
 mod healthcheck;
+mod init;
 mod origin;
 mod source;
 mod wait;
@@ -23,6 +24,7 @@ use http::{HeaderName, HeaderValue, Method, Request, Uri};
 
 use self::env::EnvArgs;
 use self::exec::ExecArgs;
+use self::init::InitArgs;
 use self::origin::{ConfigFile, Origin, Purpose};
 use self::wait::WaitArgs;
 use crate::app::{Ended, Sidecar, try_credentials};
@@ -60,6 +62,8 @@ enum Command {
     Exec(Box<ExecArgs>),
     /// Print the lines that have a shell's programs call the proxy.
     Env(EnvArgs),
+    /// Write a commented config, from flags or a few questions.
+    Init(Box<InitArgs>),
 }
 
 #[derive(Args, Debug)]
@@ -146,6 +150,7 @@ pub fn main() -> ExitCode {
         Command::Wait(args) => wait::wait(&args, &environment),
         Command::Exec(args) => exec::exec(&args, &environment),
         Command::Env(args) => env::env(&args, &environment),
+        Command::Init(args) => init::init(&args, &environment),
     }
 }
 

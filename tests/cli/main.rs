@@ -7,6 +7,8 @@ mod credentials;
 #[cfg(test)]
 mod exec;
 #[cfg(test)]
+mod init;
+#[cfg(test)]
 mod local;
 #[cfg(test)]
 mod process;
