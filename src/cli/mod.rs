@@ -10,6 +10,7 @@ mod exec;
 mod front;
 mod healthcheck;
 mod init;
+mod migrate;
 mod origin;
 mod source;
 mod wait;
@@ -25,6 +26,7 @@ use http::{HeaderName, HeaderValue, Method, Request, Uri};
 use self::env::EnvArgs;
 use self::exec::ExecArgs;
 use self::init::InitArgs;
+use self::migrate::MigrateArgs;
 use self::origin::{ConfigFile, Origin, Purpose};
 use self::wait::WaitArgs;
 use crate::app::{Ended, Sidecar, try_credentials};
@@ -64,6 +66,8 @@ enum Command {
     Env(EnvArgs),
     /// Write a commented config, from flags or a few questions.
     Init(Box<InitArgs>),
+    /// Print the config that does what flags of aws-sigv4-proxy did.
+    Migrate(MigrateArgs),
 }
 
 #[derive(Args, Debug)]
@@ -151,6 +155,7 @@ pub fn main() -> ExitCode {
         Command::Exec(args) => exec::exec(&args, &environment),
         Command::Env(args) => env::env(&args, &environment),
         Command::Init(args) => init::init(&args, &environment),
+        Command::Migrate(args) => migrate::migrate(&args, &environment),
     }
 }
 

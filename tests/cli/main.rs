@@ -11,6 +11,8 @@ mod init;
 #[cfg(test)]
 mod local;
 #[cfg(test)]
+mod migrate;
+#[cfg(test)]
 mod process;
 #[cfg(test)]
 mod run;
