@@ -15,10 +15,10 @@ use rustls::ServerConfig;
 use tokio::sync::Semaphore;
 
 use crate::admin::{Admin, Pages};
-use crate::auth;
 use crate::auth::control::Control;
 use crate::auth::metrics::CredentialMetrics;
 use crate::auth::refreshing::Status;
+use crate::auth::{self, Credential};
 use crate::clock::Clock;
 use crate::config::Compiled;
 use crate::egress::Egress;
@@ -220,6 +220,11 @@ impl Sidecar {
         }
     }
 
+    /// The credentials that are being fetched.
+    pub fn credentials(&self) -> Vec<Arc<dyn Credential>> {
+        self.admin.credentials().to_vec()
+    }
+
     /// Answers until `stop`, then drains; `hurry` ends the draining at once.
     pub async fn run(self, stop: impl Future<Output = ()>, hurry: impl Future<Output = ()>) -> Ended {
         let Self { settings, proxy, admin, mains, tls, owns, admin_listener, health_listener, drain, tasks, .. } = self;
@@ -261,10 +266,10 @@ impl Sidecar {
 
         stop.await;
         tracing::info!(limit = ?settings.drain_timeout, "stopping: no longer ready, waiting for requests to end");
-        let cut = drain.run(settings.drain_timeout, hurry).await;
+        let cut = drain.run(settings.drain_timeout, settings.quiet, hurry).await;
         tasks.stop().await;
         // Probes are answered in an instant: nothing is lost by not waiting.
-        admin_drain.run(Duration::ZERO, std::future::ready(())).await;
+        admin_drain.run(Duration::ZERO, Duration::ZERO, std::future::ready(())).await;
         if cut == 0 {
             tracing::info!("stopped; every request was answered");
         } else {

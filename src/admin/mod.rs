@@ -71,6 +71,11 @@ impl Admin {
         Self { credentials, registry, drain, clock, guard, started: Instant::now() }
     }
 
+    /// What it shows.
+    pub fn credentials(&self) -> &[Arc<dyn Credential>] {
+        &self.credentials
+    }
+
     /// Answers one request.
     pub fn answer<B>(&self, arrival: Arrival<B>, pages: Pages) -> Answer {
         let (parts, _unread) = match arrival {

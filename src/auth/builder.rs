@@ -221,14 +221,15 @@ impl Builder {
             Place::Chain | Place::Profile(_) | Place::WebIdentity => environment.files.clone(),
             Place::Environment | Place::Container | Place::Instance => Vec::new(),
         };
-        Provider::Found(Finder {
+        Provider::Found(Box::new(Finder {
             place,
             region: region.to_owned(),
             control: control.clone(),
             clock: clock.clone(),
             container: Container::new(&environment.container, control.clone()),
             files: Files::new(files),
-        })
+            profile: environment.profile.clone(),
+        }))
     }
 
     fn start<S: Source>(&mut self, name: Arc<str>, source: S) -> Arc<Refreshing<S>> {

@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use self::auth::Logins;
+pub(super) use self::field::is_written_by_signing;
 use super::diagnostic::Problems;
 use super::raw::RawConfig;
 use super::{Compiled, Environment};
@@ -82,6 +83,7 @@ pub(super) fn compile(raw: RawConfig, context: &mut Context<'_>) -> Compiled {
             header_timeout: proxy.header_timeout.value,
             idle_timeout: proxy.idle_timeout.value,
             drain_timeout: proxy.drain_timeout.value,
+            quiet: server::drain::QUIET,
         },
         proxy: proxy::Settings {
             allowed_hosts,

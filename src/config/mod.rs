@@ -20,6 +20,8 @@ use std::path::PathBuf;
 
 pub use diagnostic::{Diagnostic, Report, Severity};
 
+use http::HeaderName;
+
 use crate::{admin, auth, egress, proxy, route, server, telemetry, tls};
 
 /// A config file's text.
@@ -88,10 +90,28 @@ pub fn admin_listen(source: &Source, environment: &Environment) -> Option<Socket
     raw::read(source, environment, &mut problems).map(|raw| raw.admin.listen.value)
 }
 
+/// Whether the config says which lines are logged, whatever else is wrong with it.
+pub fn level_is_written(source: &Source, environment: &Environment) -> bool {
+    let mut problems = diagnostic::Problems::default();
+    raw::read(source, environment, &mut problems).is_some_and(|raw| raw.log.level.span.is_written())
+}
+
+/// Whether no route that signs may set or remove the field, because countersign writes it.
+pub fn is_written_by_signing(name: &HeaderName) -> bool {
+    compile::is_written_by_signing(name)
+}
+
 impl Environment {
     /// Takes the variables.
     pub fn new(variables: impl IntoIterator<Item = (String, String)>) -> Self {
         Self(variables.into_iter().collect())
+    }
+
+    /// The same with one more, or another value for it.
+    pub(crate) fn with(&self, name: &str, value: &str) -> Self {
+        let mut variables = self.0.clone();
+        variables.insert(name.to_owned(), value.to_owned());
+        Self(variables)
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&str> {

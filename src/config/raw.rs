@@ -198,7 +198,8 @@ table! {
 table! {
     /// `kind = "sigv4"`: an AWS Signature Version 4.
     struct RawSigV4 {
-        /// Region of the signing scope; read from the upstream's name where that is an execute-api host.
+        /// Region of the signing scope; read from the upstream's name where that is an execute-api host, else that of
+        /// `AWS_REGION` or the profile, where `credentials` is "default" or a profile.
         region: Text;
         /// Service of the signing scope.
         service: Text = r#""execute-api""#;

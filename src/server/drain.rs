@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// Without a request for this long, an app that is itself ending has made its calls (security.md 3.4).
-const QUIET: Duration = Duration::from_secs(2);
+pub const QUIET: Duration = Duration::from_secs(2);
 
 /// The state that all listeners and connections share.
 #[derive(Clone, Debug, Default)]
@@ -86,14 +86,15 @@ impl Drain {
         &self.0.connections
     }
 
-    /// Drains, `limit` at most, and returns how many requests were cut. `hurry` ends the waiting at once.
-    pub async fn run(&self, limit: Duration, hurry: impl Future<Output = ()>) -> usize {
+    /// Drains, `limit` at most, and returns how many requests were cut. Connections are accepted until there was no
+    /// request for `quiet`; `hurry` ends the waiting at once.
+    pub async fn run(&self, limit: Duration, quiet: Duration, hurry: impl Future<Output = ()>) -> usize {
         let Inner { leaving, closed, cut, connections, in_flight, .. } = &*self.0;
         let deadline = Instant::now() + limit;
         self.touch();
         leaving.cancel();
         let drained = async {
-            self.quiet().await;
+            self.quiet(quiet).await;
             closed.cancel();
             connections.close();
             connections.wait().await;
@@ -111,17 +112,17 @@ impl Drain {
         lost
     }
 
-    async fn quiet(&self) {
+    async fn quiet(&self, quiet: Duration) {
         loop {
             let last = self.0.started + Duration::from_millis(self.0.last_request.load(Ordering::Relaxed));
             let busy = self.0.in_flight.load(Ordering::Relaxed) > 0;
-            let quiet_at = last + QUIET;
+            let quiet_at = last + quiet;
             let now = Instant::now();
             if !busy && now >= quiet_at {
                 return;
             }
             // A request that ends moves the mark, so a busy proxy is looked at again a quiet time later.
-            sleep_until(if busy { now + QUIET / 8 } else { quiet_at }).await;
+            sleep_until(if busy { now + quiet / 8 } else { quiet_at }).await;
         }
     }
 
@@ -139,7 +140,7 @@ mod tests {
     async fn leaving_lasts_until_it_has_been_quiet() {
         let drain = Drain::default();
         let request = drain.enter();
-        let mut running = std::pin::pin!(drain.run(Duration::from_mins(1), std::future::pending()));
+        let mut running = std::pin::pin!(drain.run(Duration::from_mins(1), QUIET, std::future::pending()));
         let busy = tokio::time::timeout(Duration::from_secs(10), running.as_mut()).await;
         assert!(busy.is_err() && drain.is_leaving());
         drop(request);
@@ -153,9 +154,9 @@ mod tests {
         let drain = Drain::default();
         let _one = drain.enter();
         let _two = drain.enter();
-        assert_eq!(drain.run(Duration::from_secs(5), std::future::pending()).await, 2);
+        assert_eq!(drain.run(Duration::from_secs(5), QUIET, std::future::pending()).await, 2);
         let drain = Drain::default();
         let _one = drain.enter();
-        assert_eq!(drain.run(Duration::from_secs(5), std::future::ready(())).await, 1);
+        assert_eq!(drain.run(Duration::from_secs(5), QUIET, std::future::ready(())).await, 1);
     }
 }

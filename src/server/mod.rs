@@ -50,4 +50,6 @@ pub struct Settings {
     pub idle_timeout: Duration,
     /// How long requests may take to end once a stop was asked for.
     pub drain_timeout: Duration,
+    /// How long there must have been none of them, until no connection is accepted any more.
+    pub quiet: Duration,
 }

@@ -5,6 +5,14 @@ mod commands;
 #[cfg(test)]
 mod credentials;
 #[cfg(test)]
+mod exec;
+#[cfg(test)]
+mod init;
+#[cfg(test)]
+mod local;
+#[cfg(test)]
+mod migrate;
+#[cfg(test)]
 mod process;
 #[cfg(test)]
 mod run;
