@@ -388,7 +388,7 @@ fn go_duration(text: &str) -> Option<Duration> {
             "h" => 3600.0,
             _ => return None,
         };
-        sum += Duration::try_from_secs_f64(number.parse::<f64>().ok()? * seconds).ok()?;
+        sum = sum.checked_add(Duration::try_from_secs_f64(number.parse::<f64>().ok()? * seconds).ok()?)?;
         rest = behind;
     }
     (!text.is_empty()).then_some(sum)
@@ -420,7 +420,7 @@ mod tests {
         {
             assert_eq!(go_duration(text).map(|duration| duration.as_millis()), milliseconds, "{text}");
         }
-        for text in ["", "40", "s", "4x", "-1s"] {
+        for text in ["", "40", "s", "4x", "-1s", "5000000000000000h5000000000000000h"] {
             assert_eq!(go_duration(text), None, "{text}");
         }
     }
