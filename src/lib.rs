@@ -6,7 +6,7 @@
 //! | rank | modules |
 //! | --- | --- |
 //! | 0 | [`units`], [`secret`], [`clock`], [`tasks`], [`message`]: values and rules; [`tls`]: who is trusted |
-//! | 1 | [`telemetry`], [`egress`]: what is said, which proxy leads out |
+//! | 1 | [`telemetry`], [`egress`], [`diagnosis`]: what is said, which proxy leads out, why something failed |
 //! | 2 | [`route`]: where requests go |
 //! | 3 | [`auth`]: credentials and what they add; [`server`]: sockets, connections, drain |
 //! | 4 | [`proxy`]: the way of a request |
@@ -21,6 +21,7 @@ pub mod auth;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod diagnosis;
 pub mod egress;
 pub mod message;
 pub mod proxy;

@@ -1,0 +1,66 @@
+//! `docs/troubleshooting.md` is the table of causes, written out. `BLESS=1 cargo test --test troubleshooting` rewrites it.
+
+#![cfg(test)]
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use countersign::diagnosis::{Cause, Chapter};
+
+const FILE: &str = "docs/troubleshooting.md";
+const HEAD: &str = "\
+# Why did it fail?
+
+countersign names the cause of a failure by a code of this page:
+
+- on the answer: `x-countersign-hint: CODE: what it most likely is (what speaks for it). Fix: what to do. Or: CODE, CODE`,
+  behind API Gateway's refusals and countersign's own errors alike; in the body of its own errors, as `hint`;
+- in the log: once in full (`target: diagnosis`), then counted, at the tenth, hundredth and thousandth time; the line of
+  every request that failed has the code as `cause`;
+- before any request: `countersign check --online` says it of each credential that cannot be fetched.
+
+A refusal of API Gateway often fits several causes. The likeliest comes first, the others are named behind `Or:`. What the
+API's own code answers is passed on without a hint. Evidence never holds a token, a key, a query value or a body; what a
+token says of itself is read without verifying it, for these words alone.
+
+Where API Gateway quotes the canonical request that it would have signed, that is compared with the one that was signed, and
+the first line that differs is the evidence.
+
+";
+
+fn rendered() -> String {
+    let mut page = HEAD.to_owned();
+    for chapter in Chapter::ALL {
+        let title = chapter.title();
+        // Writing to a String cannot go wrong.
+        let _infallible = writeln!(page, "- [{title}](#{})", anchor(title));
+    }
+    for chapter in Chapter::ALL {
+        let _infallible =
+            write!(page, "\n## {}\n\n| code | what is seen | most likely | what to do |\n| --- | --- | --- | --- |\n", chapter.title());
+        for entry in Cause::ALL.iter().map(|cause| cause.entry()).filter(|entry| entry.chapter == *chapter) {
+            let cell = |text: &str| text.replace('|', "\\|").replace('<', "&lt;");
+            let (sees, is, fix) = (cell(entry.sees), cell(entry.is), cell(entry.fix));
+            let _infallible = writeln!(page, "| <a id=\"{0}\"></a>`{0}` | {sees} | {is} | {fix} |", entry.code);
+        }
+    }
+    page
+}
+
+/// As GitHub and others make them.
+fn anchor(title: &str) -> String {
+    let kept = title.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.collect::<String>().to_lowercase().replace(' ', "-")
+}
+
+#[test]
+fn the_troubleshooting_page_is_the_table_of_causes() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(FILE);
+    let page = rendered();
+    if std::env::var_os("BLESS").is_some() {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, &page).unwrap();
+    }
+    let written = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(written == page, "{FILE} is old: run `BLESS=1 cargo test --test troubleshooting`");
+}
