@@ -154,7 +154,7 @@ impl Container {
 }
 
 /// What it is called in messages: the URL is itself a key to the credentials.
-const NAME: &str = "the container's credential endpoint";
+pub(super) const NAME: &str = "the container's credential endpoint";
 
 fn malformed(problem: &str) -> FetchError {
     FetchError::Malformed { endpoint: NAME.to_owned(), problem: problem.to_owned() }

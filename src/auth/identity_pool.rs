@@ -18,6 +18,9 @@ use super::refreshing::{Lease, Refreshing};
 use super::spec::{CognitoUser, IdentityPool, UserToken};
 use crate::secret::Secret;
 
+/// What is asked about a pool that refuses somebody without a login.
+pub(super) const GUESTS: &str = "does the identity pool allow unauthenticated identities";
+
 /// Fetches the credentials of one identity.
 #[derive(Debug)]
 pub struct PoolIdentity {
@@ -161,7 +164,7 @@ impl PoolIdentity {
                 login.user.client_id, login.user.user_pool_id
             ),
             ("NotAuthorizedException", None) => {
-                "does the identity pool allow unauthenticated identities? if not, name a `login`".to_owned()
+                format!("{GUESTS}? if not, name a `login`")
             }
             ("InvalidIdentityPoolConfigurationException", _) => {
                 "does the pool have its roles, and do they trust cognito-identity.amazonaws.com for this pool?"

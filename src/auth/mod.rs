@@ -2,7 +2,7 @@
 //!
 //! A [`Scheme`] computes a [`Grant`] from a request and a credential; it never touches the request itself. Credentials
 //! come from one refreshing cache and are shared by all schemes whose credential settings are equal. Imports `egress`,
-//! `message`, `clock`, `secret`, `tasks`.
+//! `diagnosis`, `message`, `clock`, `secret`, `tasks`.
 
 pub mod aws;
 pub mod aws_json;
@@ -11,6 +11,7 @@ pub mod canonical;
 pub mod cognito_user;
 pub mod container;
 pub mod control;
+pub mod diagnose;
 pub mod error;
 pub mod identity_pool;
 pub mod metrics;

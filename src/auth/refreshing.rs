@@ -431,11 +431,18 @@ impl<S: Source> Refreshing<S> {
         }
         let cause = Arc::new(error);
         let chain = Chain(&*cause);
+        let likely = cause.diagnose().first().cause.entry();
         if let Some(old) = old.held.as_ref().filter(|held| held.may_be_used::<S>(now)) {
             let left = old.left(now);
-            tracing::warn!(credential = %self.name, error = %chain, still_valid_for = ?left, next_try_in = ?pause, "credential not refreshed");
+            tracing::warn!(
+                credential = %self.name, error = %chain, cause = likely.code, fix = likely.fix, still_valid_for = ?left,
+                next_try_in = ?pause, "credential not refreshed"
+            );
         } else {
-            tracing::error!(credential = %self.name, error = %chain, next_try_in = ?pause, "no credential");
+            tracing::error!(
+                credential = %self.name, error = %chain, cause = likely.code, fix = likely.fix, next_try_in = ?pause,
+                "no credential"
+            );
         }
         let failure = Failure { cause, at: now.monotonic, retry_at: now.monotonic + pause, in_a_row };
         // Not a plain store: a refusal by the upstream may be noted meanwhile.

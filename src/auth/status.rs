@@ -1,6 +1,6 @@
 //! What may be said of a credential: how it fares, whose it is, why it is not there; never the credential itself.
 //!
-//! Imports nothing of ours but its neighbours.
+//! Imports `diagnosis`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use super::error::FetchError;
 use super::refreshing::LATEST_POINT;
+use crate::diagnosis::{Diagnosis, Evidence};
 
 /// What may be shown of a credential.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,6 +45,11 @@ pub struct Status {
 }
 
 impl Status {
+    /// Why the last try failed, in named causes.
+    pub fn diagnosis(&self) -> Option<Diagnosis> {
+        self.failure.as_ref().map(|failure| failure.diagnose())
+    }
+
     /// `credential "orders": valid for 3541 s`, in one line.
     pub fn summary(&self, now: SystemTime) -> String {
         let left = self.expires.map(|end| end.duration_since(now).unwrap_or_default().as_secs());
@@ -63,6 +69,7 @@ impl Status {
         let mut lines = vec![self.describe(now), self.kind.clone()];
         lines.extend(owner.map(|owner| format!("principal: {owner}")));
         lines.extend(self.about.scopes.as_ref().map(|scopes| format!("scopes: {scopes}")));
+        lines.extend(self.diagnosis().map(|diagnosis| diagnosis.hint(Evidence::Withheld)));
         let lives = self.expires.is_none_or(|end| end > now);
         if let (true, true, Some(life)) = (self.usable, lives, self.life) {
             let survived = life.mul_f64(1.0 - LATEST_POINT).as_secs();

@@ -57,7 +57,7 @@ fn token_endpoint(code: &str) -> Diagnosis {
 fn login(code: &str, message: &str) -> Diagnosis {
     let has = |words: &str| message.contains(words);
     match code {
-        "NotAuthorizedException" if has("ecret hash") || has("SecretHash") || has("client secret") => {
+        "NotAuthorizedException" if has("ecret hash") || has("SecretHash") || has("SECRET_HASH") || has("client secret") => {
             Diagnosis::of(Cause::LoginClientSecret)
         }
         "NotAuthorizedException" if has("isabled") => Diagnosis::of(Cause::UserDisabled),

@@ -13,6 +13,8 @@ const VIA_NAME: &str = "countersign";
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// `Upgrade`, as the gate writes it where no WebSocket is asked for. Never travels on.
 pub const STRAY_UPGRADE: &str = "~pgrade";
+/// What a failure most likely comes from.
+pub const HINT: HeaderName = HeaderName::from_static("x-countersign-hint");
 /// Why the answer is not the upstream's.
 pub const ERROR_CODE: HeaderName = HeaderName::from_static("x-countersign-error");
 /// What callers show where a caller token is asked for.

@@ -48,6 +48,11 @@ impl Secrets {
         Self(headers.values().filter(|value| value.is_sensitive()).cloned().collect())
     }
 
+    /// They themselves.
+    pub(super) fn values(&self) -> impl Iterator<Item = &HeaderValue> {
+        self.0.iter()
+    }
+
     /// What to look for: each value, and a token without its scheme.
     fn words(&self) -> Vec<&[u8]> {
         let mut words = Vec::new();

@@ -1,9 +1,10 @@
 //! The way of a request: guard, match, rewrite, authorise, forward, relay, record.
 //!
 //! One straight line, [`Proxy::pass`]; each step gives the next one a value that only it can make. Imports `auth`,
-//! `route`, `message`, `server`, `tls`, `tasks`, `clock`, `units`.
+//! `diagnosis`, `route`, `message`, `server`, `tls`, `tasks`, `clock`, `units`.
 
 pub mod conceal;
+mod diagnose;
 pub mod explain;
 pub mod forward;
 pub mod guard;
@@ -26,6 +27,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::conceal::{Passage, Secrets};
+use self::diagnose::Case;
 use self::forward::Failure;
 use self::guard::token::CallerToken;
 use self::guard::{Admission, Forwarding, Guard, Preflight};
@@ -42,6 +44,7 @@ use crate::auth::secrets::LiveField;
 use crate::auth::spec::Coverage;
 use crate::auth::{Scheme, Schemes};
 use crate::clock::{Clock, Moment};
+use crate::diagnosis::{Diagnosis, Ledger};
 use crate::message::body::{Budget, Upload};
 use crate::message::fields::{self, Trailers};
 use crate::message::target::Target;
@@ -77,6 +80,7 @@ pub struct Proxy {
     budget: Budget,
     clock: Clock,
     log: AccessLog,
+    causes: Arc<Ledger>,
 }
 
 /// One config, ready to serve. A request keeps the snapshot it began with.
@@ -190,7 +194,19 @@ impl Proxy {
     /// A proxy that serves `snapshot`.
     pub fn new(snapshot: Snapshot, budget: Budget, clock: Clock, log: AccessLog, registry: &mut Registry) -> Self {
         let metrics = Arc::new(Metrics::register(registry));
-        Self { live: ArcSwap::from_pointee(snapshot), metrics, budget, clock, log }
+        let causes = Arc::default();
+        Self { live: ArcSwap::from_pointee(snapshot), metrics, budget, clock, log, causes }
+    }
+
+    /// Why requests failed, for those who show it.
+    pub fn causes(&self) -> &Arc<Ledger> {
+        &self.causes
+    }
+
+    fn explain(&self, diagnosis: Option<Diagnosis>, exchange: &mut Exchange) {
+        let (Some(diagnosis), Some(route)) = (diagnosis, exchange.route()) else { return };
+        self.causes.note(route, &diagnosis, self.clock.now().wall);
+        exchange.explained(diagnosis);
     }
 
     /// Answers one request that came to `listener` (`None`: a main one).
@@ -216,7 +232,10 @@ impl Proxy {
             }
             Ok(Passed::WebSocket(handshake, response, permits)) => handshake.open(response, exchange, permits),
             Ok(Passed::Here(fields)) => relay::answer(fields, exchange),
-            Err(error) => relay::refuse(&error, exchange),
+            Err(error) => {
+                self.explain(diagnose::own(&error), &mut exchange);
+                relay::refuse(&error, exchange)
+            }
         };
         live.guard.origins().dress(response.headers_mut(), origin.as_ref());
         response
@@ -250,12 +269,18 @@ impl Proxy {
         if handshake.is_some() {
             outbound.ask_for_websocket();
         }
-        let (answered, secrets) = self.deliver(outbound, to).await?;
+        let Delivered { answered, secrets, case } = self.deliver(outbound, to).await?;
         match (answered, handshake) {
             (Answered::Response(response), _) => {
                 // Waits for a body only where there may be something to take out of it, which is rare.
                 let passage = Box::pin(conceal::refusal(response, &secrets, to.route.body_idle_timeout));
-                Ok(Passed::Response(passage.await.map_err(ProxyError::Upstream)?, permits, &to.route))
+                let mut response = passage.await.map_err(ProxyError::Upstream)?;
+                if let Some(case) = case {
+                    let (head, body) = response.into_parts();
+                    self.explain(case.diagnose(&head, &body, &secrets, to), exchange);
+                    response = Response::from_parts(head, body);
+                }
+                Ok(Passed::Response(response, permits, &to.route))
             }
             (Answered::Switched(response), Some(handshake)) if handshake.is_answered_by(response.headers()) => {
                 Ok(Passed::WebSocket(handshake, response, permits))
@@ -264,9 +289,8 @@ impl Proxy {
         }
     }
 
-    /// Authorises and sends, twice at most (security.md 3.3), the second time on a new connection. Returns with the answer
-    /// the secrets that its request carried.
-    async fn deliver(&self, mut outbound: Outbound, to: &LiveRoute) -> Result<(Answered, Secrets), ProxyError> {
+    /// Authorises and sends, twice at most (security.md 3.3), the second time on a new connection.
+    async fn deliver(&self, mut outbound: Outbound, to: &LiveRoute) -> Result<Delivered, ProxyError> {
         let LiveRoute { route, scheme, .. } = to;
         let connections = to.connections(outbound.purpose());
         let upload = Arc::clone(outbound.upload());
@@ -286,11 +310,13 @@ impl Proxy {
             let may_reuse = attempt == Attempt::First && sealed.purpose() == Purpose::Answer;
             let reuse = if may_reuse { Reuse::Allowed } else { Reuse::Avoided };
             let again = match forward::send(connections, sealed, reuse, route.response_timeout).await {
-                Ok(response) => {
+                Ok(answered) => {
+                    let failed = answered.status().is_client_error() || answered.status().is_server_error();
+                    let case = failed.then(|| Box::new(Case::new(spare.without_body(), sent, self.clock.now())));
                     let granted = Granted { scheme: scheme.as_deref(), generation, connections, offset, sent };
-                    match self.after_refusal(granted, &response, attempt, spare).await {
+                    match self.after_refusal(granted, &answered, attempt, spare).await {
                         Some(again) => again,
-                        None => return Ok((response, secrets)),
+                        None => return Ok(Delivered { answered, secrets, case }),
                     }
                 }
                 Err(Failure::Unsent(again, _)) if attempt == Attempt::First => *again,
@@ -338,6 +364,15 @@ impl Proxy {
 /// An exchange without an answer: a client that broke off its upload broke off the exchange with it.
 fn broken_off(upload: &Upload, error: UpstreamError) -> ProxyError {
     upload.take_failure().map_or(ProxyError::Upstream(error), ProxyError::Body)
+}
+
+/// An answer, and what is left of its request.
+struct Delivered {
+    answered: Answered,
+    /// The secrets that the request carried.
+    secrets: Secrets,
+    /// The request, where the answer has to be explained.
+    case: Option<Box<Case>>,
 }
 
 /// Which send of a request it is.

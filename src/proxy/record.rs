@@ -2,7 +2,7 @@
 //!
 //! An [`Exchange`] lives as long as its request; what it knows when it is dropped is what is recorded, so a request that
 //! the client abandons is counted like any other. No query, no field value and no body is ever recorded. Imports
-//! `message`, `auth`.
+//! `message`, `auth`, `diagnosis`.
 
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::outcome::{Fault, Outcome, ProxyError};
 use crate::auth::refreshing::Chain;
+use crate::diagnosis::Diagnosis;
 use crate::message::body::Upload;
 
 /// Seconds; the finest tells a local answer from an API's, the coarsest is API Gateway's own limit of 30 s.
@@ -115,6 +116,8 @@ pub struct Exchange {
     status: Option<StatusCode>,
     outcome: Outcome,
     error: Option<String>,
+    /// Boxed: few requests have one.
+    diagnosis: Option<Box<Diagnosis>>,
     upload: Option<Arc<Upload>>,
     /// Through a tunnel, from the client.
     carried: u64,
@@ -146,6 +149,7 @@ impl Exchange {
             status: None,
             outcome: Outcome::ClientAborted,
             error: None,
+            diagnosis: None,
             upload: None,
             carried: 0,
             sent: 0,
@@ -194,6 +198,21 @@ impl Exchange {
         self.error = error.map(|error| Chain(error).to_string());
     }
 
+    /// This is why it failed.
+    pub fn explained(&mut self, diagnosis: Diagnosis) {
+        self.diagnosis = Some(Box::new(diagnosis));
+    }
+
+    /// Why it failed, if it is known by now.
+    pub fn diagnosis(&self) -> Option<&Diagnosis> {
+        self.diagnosis.as_deref()
+    }
+
+    /// Its route, once that is found.
+    pub fn route(&self) -> Option<&Arc<str>> {
+        self.route.as_ref()
+    }
+
     /// countersign answers by itself.
     pub fn refused(&mut self, error: &ProxyError) {
         self.ended(Outcome::Refused(error.code()), Some(error));
@@ -219,19 +238,20 @@ impl Exchange {
         let milliseconds = self.started.elapsed().as_secs_f64() * 1_000.0;
         let received = self.received();
         let method = self.method.as_ref().map_or("-", Method::as_str);
+        let cause = self.diagnosis().map(|diagnosis| diagnosis.first().cause.code());
         let (path, sent, error) = (&self.path, self.sent, self.error.as_deref());
         match fault {
             Some(fault @ (Fault::Countersign | Fault::Credentials | Fault::Upstream)) => tracing::warn!(
                 target: "access", request_id, %method, path, route, status, outcome, fault = fault.as_str(), error,
-                ms = milliseconds, received, sent, "request failed"
+                cause, ms = milliseconds, received, sent, "request failed"
             ),
             Some(fault @ Fault::Client) if self.log == AccessLog::All => tracing::info!(
                 target: "access", request_id, %method, path, route, status, outcome, fault = fault.as_str(), error,
                 ms = milliseconds, received, sent, "request refused"
             ),
             None if self.log == AccessLog::All => tracing::info!(
-                target: "access", request_id, %method, path, route, status, outcome, ms = milliseconds, received, sent,
-                "request"
+                target: "access", request_id, %method, path, route, status, outcome, cause, ms = milliseconds, received,
+                sent, "request"
             ),
             Some(_) | None => {}
         }

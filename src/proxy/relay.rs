@@ -1,7 +1,7 @@
 //! The answer on its way back: the upstream's as it comes, or one of our own.
 //!
 //! A body that breaks off upstream breaks off here too; it never looks complete. Own answers say what and never where:
-//! no host, address, ARN or library text (security.md 2.6). Imports `message`, `route`.
+//! no host, address, ARN or library text (security.md 2.6). Imports `diagnosis`, `message`, `route`.
 
 use std::error::Error;
 use std::fmt;
@@ -20,8 +20,9 @@ use super::localize;
 use super::outcome::{Code, Outcome, ProxyError};
 use super::pool::UpstreamBody;
 use super::record::Exchange;
+use crate::diagnosis::Evidence;
 use crate::message::body::IdleTimer;
-use crate::message::fields::{self, ERROR_CODE, PROXY_STATUS, REQUEST_ID, Trailers};
+use crate::message::fields::{self, ERROR_CODE, HINT, PROXY_STATUS, REQUEST_ID, Trailers};
 use crate::route::Route;
 
 const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
@@ -101,6 +102,9 @@ pub fn relay(
     fields::strip_response(&mut parts.headers, trailers);
     localize::fields(&mut parts.headers, route);
     parts.headers.entry(REQUEST_ID).or_insert_with(|| exchange.request_id().clone());
+    if let Some(diagnosis) = exchange.diagnosis() {
+        hint(&mut parts.headers, &diagnosis.hint(Evidence::Shown));
+    }
     parts.version = Version::HTTP_11;
     // Nothing may ever poll a body that is already over, or that cannot be (RFC 9110 6.4.1).
     let bodiless = matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
@@ -118,6 +122,13 @@ pub fn relay(
     let mut passing = Passing { body, idle, trailers, broken: None, exchange, permits };
     passing.note_end();
     Response::from_parts(parts, Relayed(Source::Upstream(passing)))
+}
+
+fn hint(headers: &mut HeaderMap, words: &str) {
+    // Printable ASCII, all of it.
+    if let Ok(value) = HeaderValue::try_from(words) {
+        headers.insert(HINT, value);
+    }
 }
 
 /// An upstream's 101, whose connection goes on as a tunnel.
@@ -152,6 +163,10 @@ pub fn refuse(error: &ProxyError, mut exchange: Exchange) -> Response<Relayed> {
     if let (Some(detail), Some(members)) = (error.detail(), problem.as_object_mut()) {
         members.insert("detail".to_owned(), detail.into());
     }
+    let said = exchange.diagnosis().map(|diagnosis| diagnosis.hint(Evidence::Withheld));
+    if let (Some(said), Some(members)) = (&said, problem.as_object_mut()) {
+        members.insert("hint".to_owned(), said.as_str().into());
+    }
     let body = Bytes::from(problem.to_string());
     let mut response = Response::new(Relayed(Source::Whole { bytes: Some(body), exchange }));
     *response.status_mut() = code.status();
@@ -163,6 +178,9 @@ pub fn refuse(error: &ProxyError, mut exchange: Exchange) -> Response<Relayed> {
     headers.insert(ERROR_CODE, HeaderValue::from_static(code.as_str()));
     if let Ok(status) = HeaderValue::try_from(format!("countersign; error={}", code.proxy_status())) {
         headers.insert(PROXY_STATUS, status);
+    }
+    if let Some(said) = said {
+        hint(headers, &said);
     }
     if let Some(after) = error.retry_after() {
         // Whole seconds, and one more: what is cut off would ask for a retry too soon.

@@ -268,6 +268,21 @@ impl Spare {
         self.again.method.is_idempotent()
     }
 
+    /// The request without its body, for what is said of its answer.
+    pub(super) fn without_body(&self) -> Outbound {
+        let Outbound { origin, method, path_and_query, headers, body: _, payload, upload, purpose } = &self.again;
+        Outbound {
+            origin: Arc::clone(origin),
+            method: method.clone(),
+            path_and_query: path_and_query.clone(),
+            headers: headers.clone(),
+            body: OutboundBody::empty(),
+            payload: payload.clone(),
+            upload: Arc::clone(upload),
+            purpose: *purpose,
+        }
+    }
+
     /// The request, not yet authorised, if its whole body is still at hand.
     pub(super) fn into_outbound(self) -> Option<Outbound> {
         let body = self.body.or_else(|| self.again.upload.replay())?;

@@ -57,7 +57,8 @@ impl Offset {
     }
 }
 
-fn measure(headers: &HeaderMap, sent: Moment, received: Moment) -> Option<i64> {
+/// Milliseconds that the upstream's clock is ahead of ours, by the `Date` of its answer.
+pub(super) fn measure(headers: &HeaderMap, sent: Moment, received: Moment) -> Option<i64> {
     let took = received.monotonic.saturating_duration_since(sent.monotonic);
     if headers.contains_key(AGE) || took > LONGEST_EXCHANGE {
         return None;

@@ -8,6 +8,8 @@ mod bearer;
 #[cfg(test)]
 mod caller;
 #[cfg(test)]
+mod causes;
+#[cfg(test)]
 mod conceal;
 #[cfg(test)]
 mod egress;
