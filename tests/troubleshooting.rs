@@ -23,6 +23,9 @@ A refusal of API Gateway often fits several causes. The likeliest comes first, t
 API's own code answers is passed on without a hint. Evidence never holds a token, a key, a query value or a body; what a
 token says of itself is read without verifying it, for these words alone.
 
+Bodies are looked at where they are held anyway: small text of a 4xx, on routes that add a secret. Elsewhere the header
+fields tell, which is all that a REST API needs and less than an HTTP API does.
+
 Where API Gateway quotes the canonical request that it would have signed, that is compared with the one that was signed, and
 the first line that differs is the evidence.
 
@@ -36,8 +39,11 @@ fn rendered() -> String {
         let _infallible = writeln!(page, "- [{title}](#{})", anchor(title));
     }
     for chapter in Chapter::ALL {
-        let _infallible =
-            write!(page, "\n## {}\n\n| code | what is seen | most likely | what to do |\n| --- | --- | --- | --- |\n", chapter.title());
+        let _infallible = write!(
+            page,
+            "\n## {}\n\n| code | what is seen | most likely | what to do |\n| --- | --- | --- | --- |\n",
+            chapter.title()
+        );
         for entry in Cause::ALL.iter().map(|cause| cause.entry()).filter(|entry| entry.chapter == *chapter) {
             let cell = |text: &str| text.replace('|', "\\|").replace('<', "&lt;");
             let (sees, is, fix) = (cell(entry.sees), cell(entry.is), cell(entry.fix));

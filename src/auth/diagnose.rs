@@ -30,7 +30,9 @@ impl FetchError {
                 transport::diagnose(source).unwrap_or_else(|| Diagnosis::of(Cause::ConnectionLost))
             }
             Self::TimedOut { .. } => Diagnosis::of(Cause::AnswerSlow).or(Cause::ConnectTimeout),
-            Self::Refused { endpoint, code, message } => credential::refused(service(endpoint, code, message), code, message),
+            Self::Refused { endpoint, code, message } => {
+                credential::refused(service(endpoint, code, message), code, message)
+            }
             Self::Throttled { .. } => Diagnosis::of(Cause::ServiceThrottled),
             Self::Failing { .. } => Diagnosis::of(Cause::ServiceFailing),
             Self::Malformed { .. } => Diagnosis::of(Cause::TokenUnusable),
@@ -102,11 +104,7 @@ impl Scheme {
             Grants::Bearer { header, scheme, .. } => {
                 let value = secrets.next().and_then(|value| value.to_str().ok()).unwrap_or_default();
                 let token = value.strip_prefix(scheme.as_str()).unwrap_or(value).trim_start();
-                Auth::Token {
-                    claims: Claims::read(token),
-                    header: header.as_str().to_owned(),
-                    scheme: scheme.clone(),
-                }
+                Auth::Token { claims: Claims::read(token), header: header.as_str().to_owned(), scheme: scheme.clone() }
             }
             Grants::SigV4 { keys, scope } => {
                 let (mut key_id, mut session_token) = (None, Shown::No);
@@ -156,6 +154,8 @@ mod tests {
         };
         let diagnosis = stored.diagnose();
         assert_eq!(diagnosis.first().cause.code(), "store-denied");
-        assert!(diagnosis.first().evidence.as_ref().unwrap().starts_with("reading secret \"x\": https://secretsmanager"));
+        assert!(
+            diagnosis.first().evidence.as_ref().unwrap().starts_with("reading secret \"x\": https://secretsmanager")
+        );
     }
 }

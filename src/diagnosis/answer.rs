@@ -208,7 +208,9 @@ fn broken(said: &Said) -> Diagnosis {
     match said.kind.as_str() {
         "AuthorizerConfigurationException" => Diagnosis::of(Cause::AuthorizerMisconfigured),
         "AuthorizerFailureException" => Diagnosis::of(Cause::AuthorizerFailed),
-        _ if said.bare && said.message.is_empty() => Diagnosis::of(Cause::AuthorizerFailed).or(Cause::IntegrationFailed),
+        _ if said.bare && said.message.is_empty() => {
+            Diagnosis::of(Cause::AuthorizerFailed).or(Cause::IntegrationFailed)
+        }
         _ => Diagnosis::of(Cause::IntegrationFailed).or(Cause::AuthorizerFailed),
     }
 }
@@ -333,9 +335,7 @@ fn incomplete(sent: &Sent<'_>) -> Diagnosis {
     match sent.auth {
         Auth::Signature { .. } => Diagnosis::of(Cause::AuthorizationMangled).or(Cause::NoSuchPath),
         // A path that does not exist gets the same answer (aws.md A9).
-        Auth::Token { .. } | Auth::None => {
-            Diagnosis::of(Cause::TokenToIam).because(&sent.line()).or(Cause::NoSuchPath)
-        }
+        Auth::Token { .. } | Auth::None => Diagnosis::of(Cause::TokenToIam).because(&sent.line()).or(Cause::NoSuchPath),
     }
 }
 
@@ -377,9 +377,11 @@ fn signature(said: &Said, sent: &Sent<'_>) -> Diagnosis {
             Difference::None => Diagnosis::of(Cause::WrongSecretKey)
                 .because(&format!("the API's canonical request is the one that was signed; {}", sent.source())),
         },
-        _ => Diagnosis::of(Cause::WrongSecretKey)
-            .because(&sent.source())
-            .or_any([Cause::HostChanged, Cause::RequestRewritten, Cause::BodyChanged]),
+        _ => Diagnosis::of(Cause::WrongSecretKey).because(&sent.source()).or_any([
+            Cause::HostChanged,
+            Cause::RequestRewritten,
+            Cause::BodyChanged,
+        ]),
     }
 }
 
@@ -391,9 +393,7 @@ fn unknown_key(sent: &Sent<'_>) -> Diagnosis {
     match (temporary, session_token) {
         (true, Shown::No) => Diagnosis::of(Cause::SessionTokenMissing).because(&sent.source()).or(Cause::UnknownKey),
         (_, Shown::Yes) => Diagnosis::of(Cause::UnknownKey).because(&sent.source()).or(Cause::SessionTokenForeign),
-        (false, Shown::No) => {
-            Diagnosis::of(Cause::UnknownKey).because(&sent.source()).or(Cause::SessionTokenMissing)
-        }
+        (false, Shown::No) => Diagnosis::of(Cause::UnknownKey).because(&sent.source()).or(Cause::SessionTokenMissing),
     }
 }
 

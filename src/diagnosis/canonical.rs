@@ -73,14 +73,11 @@ pub fn compare(ours: &str, theirs: &str) -> Difference {
             (_, Some(_)) => {}
         }
     }
-    if let Some((name, _)) =
-        theirs.fields.iter().find(|(name, _)| ours.fields.iter().all(|(known, _)| known != name))
-    {
+    if let Some((name, _)) = theirs.fields.iter().find(|(name, _)| ours.fields.iter().all(|(known, _)| known != name)) {
         return at(Cause::HeaderChanged, format!("the field {} was added", shown(name)));
     }
     if ours.payload != theirs.payload {
-        let cause =
-            if ours.payload == "UNSIGNED-PAYLOAD" { Cause::PayloadNotSigned } else { Cause::BodyChanged };
+        let cause = if ours.payload == "UNSIGNED-PAYLOAD" { Cause::PayloadNotSigned } else { Cause::BodyChanged };
         let short = |hash: &str| hash.chars().take(16).collect::<String>();
         return at(cause, both("payload hash", &short(ours.payload), &short(theirs.payload)));
     }
@@ -130,7 +127,12 @@ mod tests {
             ("/prod/a", "/a", Cause::RequestRewritten, "path: signed \"/prod/a\", the API has \"/a\""),
             ("q=secret", "q=hidden", Cause::RequestRewritten, "query: the parameter \"q\" differs"),
             ("&x=1", "&x=1&y=2", Cause::RequestRewritten, "query: the parameter \"y\" differs"),
-            ("host:api.example", "host:other", Cause::HostChanged, "host: signed \"api.example\", the API has \"other\""),
+            (
+                "host:api.example",
+                "host:other",
+                Cause::HostChanged,
+                "host: signed \"api.example\", the API has \"other\"",
+            ),
             ("text/plain", "text/html", Cause::HeaderChanged, "content-type: signed \"text/plain\""),
             ("x-amz-meta:m", "x-amz-meta:n", Cause::HeaderChanged, "the field x-amz-meta has another value"),
             ("\nx-amz-meta:m", "", Cause::HeaderChanged, "the field x-amz-meta is gone"),

@@ -57,11 +57,15 @@ fn token_endpoint(code: &str) -> Diagnosis {
 fn login(code: &str, message: &str) -> Diagnosis {
     let has = |words: &str| message.contains(words);
     match code {
-        "NotAuthorizedException" if has("ecret hash") || has("SecretHash") || has("SECRET_HASH") || has("client secret") => {
+        "NotAuthorizedException"
+            if has("ecret hash") || has("SecretHash") || has("SECRET_HASH") || has("client secret") =>
+        {
             Diagnosis::of(Cause::LoginClientSecret)
         }
         "NotAuthorizedException" if has("isabled") => Diagnosis::of(Cause::UserDisabled),
-        "NotAuthorizedException" if has("attempts exceeded") => Diagnosis::of(Cause::UserLocked).or(Cause::PasswordRefused),
+        "NotAuthorizedException" if has("attempts exceeded") => {
+            Diagnosis::of(Cause::UserLocked).or(Cause::PasswordRefused)
+        }
         "NotAuthorizedException" => Diagnosis::of(Cause::PasswordRefused).or(Cause::UserLocked),
         "UserLambdaValidationException" | "UnexpectedLambdaException" | "InvalidLambdaResponseException" => {
             Diagnosis::of(Cause::LoginTrigger)

@@ -165,7 +165,9 @@ mod tests {
         let codes: Vec<&str> = diagnosis.findings().map(|finding| finding.cause.code()).collect();
         assert_eq!(codes, ["no-such-path", "auth-none", "web-acl", "api-key-missing"]);
         let hint = diagnosis.hint(Evidence::Shown);
-        assert!(hint.contains("(GET /prod/???x). Fix: ") && hint.ends_with(". Or: auth-none, web-acl, api-key-missing"));
+        assert!(
+            hint.contains("(GET /prod/???x). Fix: ") && hint.ends_with(". Or: auth-none, web-acl, api-key-missing")
+        );
         assert!(!diagnosis.hint(Evidence::Withheld).contains("/prod/"));
         assert_eq!(diagnosis.to_string().lines().count(), 4);
         let long = Diagnosis::of(Cause::NoSuchPath).because(&"x".repeat(9_999)).hint(Evidence::Shown);

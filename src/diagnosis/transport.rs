@@ -105,6 +105,7 @@ fn tls(error: &Tls) -> Option<Diagnosis> {
             | AlertDescription::AccessDenied => {
                 Diagnosis::of(Cause::ClientCertificateRefused).or(Cause::CertificateWanted)
             }
+            AlertDescription::DecryptError => Diagnosis::of(Cause::ClientCertificateRefused).or(Cause::TlsFailed),
             AlertDescription::ProtocolVersion | AlertDescription::InsufficientSecurity => {
                 Diagnosis::of(Cause::TlsVersions)
             }
@@ -123,7 +124,9 @@ fn tls(error: &Tls) -> Option<Diagnosis> {
 #[expect(clippy::wildcard_enum_match_arm, reason = "rustls' enums are open")]
 fn certificate(problem: &CertificateError) -> Diagnosis {
     match problem {
-        CertificateError::UnknownIssuer => Diagnosis::of(Cause::IssuerUnknown),
+        // A bad signature: one who bears the name of a trusted issuer and has another key, such as a private authority that
+        // was made anew.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => Diagnosis::of(Cause::IssuerUnknown),
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             Diagnosis::of(Cause::NameMismatch)
         }

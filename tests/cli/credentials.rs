@@ -188,6 +188,7 @@ fn an_sso_session_that_is_not_there_becomes_the_command_that_begins_one() {
              `aws sso login --profile {profile}`"
         );
         assert!(said.lines().any(|said| said == line), "{said}");
+        assert!(said.contains("\n  sso-session: the SSO session of the profile has ended. Fix: "), "{said}");
     };
     check(dev, &[], "dev");
     check(old, &[], "old");

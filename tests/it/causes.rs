@@ -51,7 +51,8 @@ async fn names(countersign: &Countersign, answer: &Answer, codes: &[&str]) -> St
     let log = countersign.log();
     let cause = format!("\"cause\":\"{first}\"");
     let said = log.lines().find(|line| line.contains("\"target\":\"diagnosis\"") && line.contains(&cause));
-    let said: serde_json::Value = serde_json::from_str(said.unwrap_or_else(|| panic!("not in the log: {log}"))).unwrap();
+    let said: serde_json::Value =
+        serde_json::from_str(said.unwrap_or_else(|| panic!("not in the log: {log}"))).unwrap();
     // `cargo nextest run causes --success-output final` makes the table of all of them.
     println!("TABLE | {first} | {hint} | {} ({}) |", said["message"], said["evidence"]);
     hint

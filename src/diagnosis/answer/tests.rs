@@ -130,11 +130,11 @@ fn tokens_are_judged_by_what_they_say() {
 fn a_challenge_says_more_than_the_status() {
     let auth = token(Claims { scope: Some("orders/read".to_owned()), ..claims("access") });
     let first = |status, challenge: &str| {
-        let answer =
-            Answer { status, error_type: None, challenge: Some(challenge), api: Api::Unknown, body: None };
+        let answer = Answer { status, error_type: None, challenge: Some(challenge), api: Api::Unknown, body: None };
         diagnose(&answer, &sent(&auth)).unwrap().first().clone()
     };
-    let invalid = |words: &str| first(401, &format!("Bearer scope=\"\" error=\"invalid_token\" error_description=\"{words}\""));
+    let invalid =
+        |words: &str| first(401, &format!("Bearer scope=\"\" error=\"invalid_token\" error_description=\"{words}\""));
     for (words, code) in [
         ("the token has expired", "token-expired"),
         ("the audience is invalid", "audience"),
@@ -185,10 +185,7 @@ fn keys_and_signatures() {
     assert_eq!(first(&lasting, "UnrecognizedClientException", "")[..], *"unknown-key");
     assert_eq!(first(&temporary, "UnrecognizedClientException:http://x", ""), "session-token-missing");
     let whole = signed("ASIAEXAMPLE", Shown::Yes);
-    assert_eq!(
-        codes(403, "UnrecognizedClientException", "", &sent(&whole)),
-        ["unknown-key", "session-token-foreign"]
-    );
+    assert_eq!(codes(403, "UnrecognizedClientException", "", &sent(&whole)), ["unknown-key", "session-token-foreign"]);
     assert_eq!(first(&whole, "com.amazon#ExpiredTokenException", ""), "keys-expired");
     for (words, code) in [
         ("Signature expired: 20261121T080000Z is now earlier than", "clock-behind"),

@@ -99,7 +99,8 @@ fn paths(auth: &str) -> String {
 #[tokio::test]
 async fn paths_and_stages_that_a_rest_api_does_not_know() {
     let world = Plan::open().add(&paths("none")).start().await;
-    let bare = names(&world.countersign, &world.get("/bare").await, &["stage-missing", "no-such-path", "auth-none"]).await;
+    let bare =
+        names(&world.countersign, &world.get("/bare").await, &["stage-missing", "no-such-path", "auth-none"]).await;
     assert!(bare.contains(&format!("(GET /bare at {API})")), "{bare}");
     let hint = names(&world.countersign, &world.get("/nowhere?secret=1").await, &["no-such-path", "auth-none"]).await;
     assert!(hint.contains("(GET /test/nowhere at") && !hint.contains("secret"), "{hint}");
@@ -123,7 +124,8 @@ async fn a_token_that_is_foreign_to_an_http_api_and_one_without_its_scope() {
     let hint = names(&world.countersign, &world.get("/orders").await, &["token-signature", "foreign-issuer"]).await;
     assert!(hint.contains("the token has an invalid signature") && hint.contains("token_use access"), "{hint}");
     world.finish().await;
-    let tokens = standin::TokenEndpoint::start(vec![crate::support::app_client("orders", "client-secret-5f1d0c")]).await;
+    let tokens =
+        standin::TokenEndpoint::start(vec![crate::support::app_client("orders", "client-secret-5f1d0c")]).await;
     let verifier = tokens.verifier();
     let wants = Authorizer::Token {
         verifier,
@@ -159,9 +161,10 @@ async fn a_custom_domain_that_says_forbidden() {
         )
     };
     let (cert, key) = standin::Authority::new().issue(&["client"]);
-    for (lines, certificate) in
-        [("", "client-certificate-missing"), ("client_cert = \"c.pem\"\nclient_key = \"k.pem\"", "client-certificate-refused")]
-    {
+    for (lines, certificate) in [
+        ("", "client-certificate-missing"),
+        ("client_cert = \"c.pem\"\nclient_key = \"k.pem\"", "client-certificate-refused"),
+    ] {
         let world = Plan::open().file("c.pem", &cert).file("k.pem", &key).add(&routes(lines)).start().await;
         world.gateway.script(rest(403, "ForbiddenException", "Forbidden"));
         let answer = world.get("/orders").await;

@@ -47,7 +47,9 @@ refused! {
 
 #[tokio::test]
 async fn a_rotated_client_secret_and_scopes_of_others_are_told_by_the_endpoint_itself() {
-    for (lines, secret, code) in [("", "another-secret", "client-refused"), ("scopes = [\"no/such\"]", "client-secret-5f1d0c", "scope-unknown")] {
+    for (lines, secret, code) in
+        [("", "another-secret", "client-refused"), ("scopes = [\"no/such\"]", "client-secret-5f1d0c", "scope-unknown")]
+    {
         let tokens = TokenEndpoint::start(vec![app_client("orders", secret)]).await;
         let world = Plan::bearer().auth(lines).start_with(tokens).await;
         world.countersign.until_ready().await;
@@ -180,15 +182,17 @@ async fn stores_that_do_not_give_the_secret() {
 }
 
 #[tokio::test]
-async fn a_secret_file_that_has_gone_and_a_token_endpoint_that_nobody_serves() {
+async fn a_token_endpoint_that_nobody_serves() {
     let auth = "kind = \"client-credentials\"\ntoken_url = \"http://127.0.0.1:9/token\"\nclient_id = \"orders\"\n\
-                client_secret = { file = \"secret\" }";
-    let countersign = routed(auth, |setup| setup.secret_file("secret", "file-secret-9123")).await;
-    let answer = countersign.get("/orders").await;
-    names(&countersign, &answer, &["port-closed"]).await;
-    countersign.write("secret", "");
-    crate::refusal::later().await;
-    let answer = countersign.get("/orders").await;
-    names(&countersign, &answer, &["secret-file"]).await;
-    countersign.finish().await;
+                client_secret = { env = \"BASE\" }";
+    named(routed(auth, |setup| setup).await, &["port-closed"]).await;
+}
+
+#[tokio::test]
+async fn a_token_file_that_is_not_there() {
+    let odd = |setup: Setup| {
+        let setup = setup.variable("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://127.0.0.1:9/keys");
+        setup.variable("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "/no/such/file")
+    };
+    named(routed("kind = \"sigv4\"\ncredentials = \"container\"", odd).await, &["secret-file"]).await;
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use standin::{
-    AccessKeys, Answer as Scripted, Authority, Authorizer, Factor, Gateway, IdentityPool, PoolClient, PoolUser, Refresh,
-    UserPool,
+    AccessKeys, Answer as Scripted, Authority, Authorizer, Factor, Gateway, IdentityPool, PoolClient, PoolUser,
+    Refresh, UserPool,
 };
 
 use super::{names, respond};

@@ -173,7 +173,8 @@ async fn odd_words_in_a_refusal_break_nothing() {
     let world = Plan::sigv4().start().await;
     for body in [
         "{\"message\":\"The Canonical String for this request should have been\\n'\"}".to_owned(),
-        "{\"message\":\"The Canonical String for this request should have been\\n''\\n\\nThe String-to-Sign\"}".to_owned(),
+        "{\"message\":\"The Canonical String for this request should have been\\n''\\n\\nThe String-to-Sign\"}"
+            .to_owned(),
         format!("{{\"message\":\"{}\"}}", "\\u0000\\r\\nset-cookie: a=b \u{e4}".repeat(99)),
         "[".repeat(30_000),
         "not JSON".to_owned(),

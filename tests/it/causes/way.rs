@@ -66,6 +66,36 @@ async fn a_certificate_of_a_stranger_and_one_of_another_name() {
     named(toward(&authority, gateway.port(), "").await, "upstream-tls", &["name-mismatch"]).await;
 }
 
+#[tokio::test]
+async fn a_certificate_of_the_past_and_one_of_the_future() {
+    for (years, code) in [(2001..2002, "certificate-expired"), (2090..2099, "certificate-not-yet-valid")] {
+        let authority = Authority::new();
+        let gateway = Gateway::builder().tls_config(authority.server_config_of(&[API], years)).start().await;
+        named(toward(&authority, gateway.port(), "").await, "upstream-tls", &[code]).await;
+    }
+}
+
+#[tokio::test]
+async fn packets_that_nobody_answers() {
+    // Once its queue is full, Linux drops what comes to a listener that accepts nothing.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut waiting = Vec::new();
+    let limit = std::time::Duration::from_millis(200);
+    while let Ok(stream) = tokio::time::timeout(limit, tokio::net::TcpStream::connect(address)).await {
+        waiting.push(stream.unwrap());
+    }
+    let countersign = toward(&Authority::new(), address.port(), "connect_timeout = \"200ms\"").await;
+    let answer = countersign.get("/orders").await;
+    assert_eq!(answer.verdict(), (502, "upstream-unreachable"));
+    let hint = answer.header("x-countersign-hint").unwrap();
+    assert!(hint.starts_with("connect-timeout: "), "{hint}");
+    drop((listener, waiting));
+    countersign.finish().await;
+}
+
 /// Takes one connection, reads something, writes `answer`, and closes.
 async fn saying(answer: &'static [u8]) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -136,7 +166,7 @@ async fn mutual_tls_without_a_certificate_and_with_that_of_a_stranger() {
     let setup = Setup::new(&authority).file("c.pem", &cert).file("k.pem", &key).add(&route);
     let countersign = setup.start().await;
     let answer = countersign.get("/orders").await;
-    check(&countersign, &answer, &["client-certificate-refused", "certificate-wanted"]).await;
+    check(&countersign, &answer, &["client-certificate-refused", "tls-failed"]).await;
     countersign.finish().await;
 }
 

@@ -1,5 +1,6 @@
 //! A certificate authority of the test's own: it is trusted by nobody but those who are given its PEM.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -49,7 +50,19 @@ impl Authority {
 
     /// A server that shows a certificate for these names and offers these protocols; TLS 1.2 and 1.3.
     pub fn server_config(&self, names: &[&str], alpn: &[&[u8]]) -> Arc<ServerConfig> {
-        let (certificate, key) = self.leaf(names);
+        Self::serving(self.leaf(names), alpn)
+    }
+
+    /// The same with a certificate that is good in these years alone.
+    pub fn server_config_of(&self, names: &[&str], years: Range<i32>) -> Arc<ServerConfig> {
+        let (mut params, key) = Self::params(names);
+        params.not_before = rcgen::date_time_ymd(years.start, 1, 1);
+        params.not_after = rcgen::date_time_ymd(years.end, 1, 1);
+        let certificate = params.signed_by(&key, &self.issuer).expect("the authority signs what it is given");
+        Self::serving((certificate, key), &[])
+    }
+
+    fn serving((certificate, key): (rcgen::Certificate, KeyPair), alpn: &[&[u8]]) -> Arc<ServerConfig> {
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()
@@ -62,6 +75,12 @@ impl Authority {
     }
 
     fn leaf(&self, names: &[&str]) -> (rcgen::Certificate, KeyPair) {
+        let (params, key) = Self::params(names);
+        let certificate = params.signed_by(&key, &self.issuer).expect("the authority signs what it is given");
+        (certificate, key)
+    }
+
+    fn params(names: &[&str]) -> (CertificateParams, KeyPair) {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).expect("the test names hosts and addresses");
         params.distinguished_name.push(DnType::CommonName, "countersign stand-in");
@@ -69,8 +88,7 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let key = KeyPair::generate().expect("a P-256 key can be made");
-        let certificate = params.signed_by(&key, &self.issuer).expect("the authority signs what it is given");
-        (certificate, key)
+        (params, key)
     }
 }
 
