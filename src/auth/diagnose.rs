@@ -22,10 +22,13 @@ impl FetchError {
         match self {
             Self::Secret(_) => Diagnosis::of(Cause::SecretFile),
             Self::Unfit { .. } => Diagnosis::of(Cause::SecretUnfit),
-            Self::Stored { source, .. } => match &**source {
-                Self::Refused { code, message, .. } => credential::refused(Service::Store, code, message),
-                other => other.causes(),
-            },
+            Self::Stored { source, .. } => {
+                if let Self::Refused { code, message, .. } = &**source {
+                    credential::refused(Service::Store, code, message)
+                } else {
+                    source.causes()
+                }
+            }
             Self::Unreachable { source, .. } => {
                 transport::diagnose(source).unwrap_or_else(|| Diagnosis::of(Cause::ConnectionLost))
             }

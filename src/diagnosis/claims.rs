@@ -39,7 +39,7 @@ impl Claims {
         let text = |name: &str| match claims.get(name)? {
             Value::String(text) => Some(printable(text)),
             Value::Array(list) => Some(printable(&list.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" "))),
-            _ => None,
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => None,
         };
         let time = |name: &str| {
             let seconds = Duration::try_from_secs_f64(claims.get(name)?.as_f64()?).ok()?;

@@ -39,6 +39,7 @@ macro_rules! causes {
         }
 
         /// A named reason for a failure.
+        #[expect(clippy::doc_markdown, reason = "the words of the table, as callers are shown them")]
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum Cause {
             $($(#[doc = $is] $cause,)*)*

@@ -15,7 +15,7 @@ pub fn diagnose(error: &(dyn Error + 'static)) -> Option<Diagnosis> {
     let mut chain = Vec::new();
     collect(error, &mut chain);
     // The deepest knows most, but a type says more than any text.
-    let by_type = chain.iter().rev().find_map(|error| error.downcast_ref::<Tls>().and_then(tls));
+    let by_type = chain.iter().rev().find_map(|error| error.downcast_ref::<Tls>().map(tls));
     by_type
         .or_else(|| chain.iter().find_map(|error| in_words(&error.to_string())))
         .or_else(|| chain.iter().rev().find_map(|error| error.downcast_ref::<io::Error>().and_then(connection)))
@@ -25,12 +25,14 @@ pub fn diagnose(error: &(dyn Error + 'static)) -> Option<Diagnosis> {
 pub fn handshake(error: &io::Error) -> Diagnosis {
     let mut chain = Vec::new();
     collect(error, &mut chain);
-    let by_type = chain.iter().rev().find_map(|error| error.downcast_ref::<Tls>().and_then(tls));
-    by_type.unwrap_or_else(|| match error.kind() {
-        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
+    let by_type = chain.iter().rev().find_map(|error| error.downcast_ref::<Tls>().map(tls));
+    let kinds = [io::ErrorKind::UnexpectedEof, io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe];
+    by_type.unwrap_or_else(|| {
+        if kinds.contains(&error.kind()) {
             Diagnosis::of(Cause::TlsBrokenOff).or(Cause::TlsNotSpoken)
+        } else {
+            Diagnosis::of(Cause::TlsFailed)
         }
-        _ => Diagnosis::of(Cause::TlsFailed),
     })
 }
 
@@ -45,6 +47,7 @@ pub fn lookup(error: &io::Error) -> Diagnosis {
 }
 
 /// A connection that was not made, or broke.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the enum is open")]
 pub fn connection(error: &io::Error) -> Option<Diagnosis> {
     Some(match error.kind() {
         io::ErrorKind::ConnectionRefused => Diagnosis::of(Cause::PortClosed),
@@ -91,8 +94,8 @@ fn in_words(text: &str) -> Option<Diagnosis> {
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "rustls' enums are open")]
-fn tls(error: &Tls) -> Option<Diagnosis> {
-    Some(match error {
+fn tls(error: &Tls) -> Diagnosis {
+    match error {
         Tls::InvalidCertificate(problem) => certificate(problem),
         Tls::AlertReceived(alert) => match alert {
             AlertDescription::CertificateRequired => Diagnosis::of(Cause::CertificateWanted),
@@ -118,7 +121,7 @@ fn tls(error: &Tls) -> Option<Diagnosis> {
         Tls::InvalidMessage(_) => Diagnosis::of(Cause::TlsNotSpoken),
         Tls::PeerIncompatible(_) => Diagnosis::of(Cause::TlsVersions),
         _ => Diagnosis::of(Cause::TlsFailed),
-    })
+    }
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "rustls' enums are open")]

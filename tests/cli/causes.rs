@@ -1,5 +1,7 @@
 //! `check --online` names why a credential cannot be fetched.
 
+use standin::{Answer, Authorizer, Gateway};
+
 use crate::process::{call, folder};
 
 /// One route with `credentials` that cannot be had; what the check says of them.
@@ -34,6 +36,21 @@ fn an_instance_that_does_not_answer_is_named() {
     let variables =
         [("AWS_EC2_METADATA_DISABLED", "false"), ("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:9")];
     names("credentials = \"instance\"", &variables, "instance-silent");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_without_a_role_is_named() {
+    let instance = Gateway::builder().method("/", Authorizer::Open).start().await;
+    let answer = |status, body: &str| Answer::Respond {
+        status,
+        headers: vec![("x-aws-ec2-metadata-token-ttl-seconds".to_owned(), "21600".to_owned())],
+        body: body.as_bytes().to_vec(),
+    };
+    instance.script(answer(200, "a-token-of-the-instance"));
+    instance.script(answer(404, "no role"));
+    let url = format!("http://{}", instance.address());
+    let variables = [("AWS_EC2_METADATA_DISABLED", "false"), ("AWS_EC2_METADATA_SERVICE_ENDPOINT", url.as_str())];
+    tokio::task::block_in_place(|| names("credentials = \"instance\"", &variables, "instance-role-missing"));
 }
 
 #[test]

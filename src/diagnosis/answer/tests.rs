@@ -1,3 +1,6 @@
+use std::time::Duration;
+
+use super::unauthorized::parameter;
 use super::*;
 
 const NOW: SystemTime = SystemTime::UNIX_EPOCH;
@@ -182,7 +185,7 @@ fn policies_are_told_apart_by_their_words() {
 fn keys_and_signatures() {
     let first = |auth: &Auth, kind: &str, message: &str| codes(403, kind, message, &sent(auth))[0];
     let (lasting, temporary) = (signed("AKIAEXAMPLE", Shown::No), signed("ASIAEXAMPLE", Shown::No));
-    assert_eq!(first(&lasting, "UnrecognizedClientException", "")[..], *"unknown-key");
+    assert_eq!(first(&lasting, "UnrecognizedClientException", ""), "unknown-key");
     assert_eq!(first(&temporary, "UnrecognizedClientException:http://x", ""), "session-token-missing");
     let whole = signed("ASIAEXAMPLE", Shown::Yes);
     assert_eq!(codes(403, "UnrecognizedClientException", "", &sent(&whole)), ["unknown-key", "session-token-foreign"]);

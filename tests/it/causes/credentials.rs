@@ -114,16 +114,16 @@ async fn sts(lines: &str, script: Option<Scripted>, codes: &[&str]) {
     named(routed(&auth, |setup| setup).await, codes).await;
 }
 
-fn fault(status: u16, code: &str, message: &str) -> Option<Scripted> {
+fn fault(status: u16, code: &str, message: &str) -> Scripted {
     let body = format!(
         "<ErrorResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><Error><Type>Sender</Type><Code>{code}</Code>\
          <Message>{message}</Message></Error><RequestId>r</RequestId></ErrorResponse>"
     );
-    Some(Scripted::Respond {
+    Scripted::Respond {
         status,
         headers: vec![("content-type".to_owned(), "text/xml".to_owned())],
         body: body.into_bytes(),
-    })
+    }
 }
 
 #[tokio::test]
@@ -141,7 +141,7 @@ async fn roles_that_are_not_given() {
         (403, "SignatureDoesNotMatch", "The request signature we calculated", &["sts-signature"]),
         (403, "SomethingNew", "who knows", &["credential-refused"]),
     ] {
-        sts("external_id = \"team-7\"", fault(status, code, message), codes).await;
+        sts("external_id = \"team-7\"", Some(fault(status, code, message)), codes).await;
     }
 }
 

@@ -99,8 +99,8 @@ async fn scripted(
     World { countersign, gateway, users, identities }
 }
 
-fn fault(kind: &str, message: &str) -> Option<Scripted> {
-    Some(respond(400, &[], &serde_json::json!({"__type": kind, "message": message}).to_string()))
+fn fault(kind: &str, message: &str) -> Scripted {
+    respond(400, &[], &serde_json::json!({"__type": kind, "message": message}).to_string())
 }
 
 macro_rules! refused {
@@ -115,15 +115,15 @@ macro_rules! refused {
 refused! {
     a_wrong_password: world("", Factor::None, "wrong-horse-12") => "password-refused", "user-locked";
     a_user_who_is_locked_out:
-        scripted("", Factor::None, PASSWORD, fault("NotAuthorizedException", "Password attempts exceeded"), None)
+        scripted("", Factor::None, PASSWORD, Some(fault("NotAuthorizedException", "Password attempts exceeded")), None)
         => "user-locked", "password-refused";
     a_user_who_is_disabled:
-        scripted("", Factor::None, PASSWORD, fault("NotAuthorizedException", "User is disabled."), None)
+        scripted("", Factor::None, PASSWORD, Some(fault("NotAuthorizedException", "User is disabled.")), None)
         => "user-disabled";
     a_client_secret_that_is_not_wanted:
         world("client_secret = { env = \"PASSWORD\" }", Factor::None, PASSWORD) => "login-client-secret";
     a_client_secret_that_is_wrong: scripted("client_secret = { env = \"PASSWORD\" }", Factor::None, PASSWORD,
-        fault("NotAuthorizedException", "Unable to verify secret hash for client client1"), None)
+        Some(fault("NotAuthorizedException", "Unable to verify secret hash for client client1")), None)
         => "login-client-secret";
     a_user_whom_nobody_knows: world("", Factor::Refuse("UserNotFoundException"), PASSWORD) => "user-unknown";
     a_user_who_was_never_confirmed: world("", Factor::Refuse("UserNotConfirmedException"), PASSWORD)
@@ -143,7 +143,11 @@ refused! {
     a_code_by_text_message: world("", Factor::Challenge("SMS_MFA"), PASSWORD) => "factor-for-people";
     a_device_that_is_not_remembered: world("", Factor::Challenge("DEVICE_SRP_AUTH"), PASSWORD) => "device-tracking";
     a_challenge_of_the_pools_own: world("", Factor::Challenge("CUSTOM_CHALLENGE"), PASSWORD) => "challenge-unknown";
-    a_pool_that_throttles: scripted("", Factor::None, PASSWORD, fault("TooManyRequestsException", "slow down"), None)
+    a_code_that_another_program_used: scripted("", Factor::None, PASSWORD, Some(fault("ExpiredCodeException", "used")), None)
+        => "code-used";
+    keys_that_may_not_log_users_in:
+        scripted("", Factor::None, PASSWORD, Some(fault("AccessDeniedException", "no policy")), None) => "admin-login-denied";
+    a_pool_that_throttles: scripted("", Factor::None, PASSWORD, Some(fault("TooManyRequestsException", "slow down")), None)
         => "service-throttled";
 }
 
@@ -154,10 +158,11 @@ async fn identities_that_are_not_given() {
         ("InvalidIdentityPoolConfigurationException", "Invalid identity pool configuration", "identity-pool-roles"),
         ("ResourceNotFoundException", "IdentityPool not found", "identity-pool-unknown"),
     ] {
-        let world = scripted("# identity", Factor::None, PASSWORD, None, fault(kind, message)).await;
+        let world = scripted("# identity", Factor::None, PASSWORD, None, Some(fault(kind, message))).await;
         world.names("/iam", &[code]).await;
     }
-    let world = scripted("# guest", Factor::None, PASSWORD, None, fault("NotAuthorizedException", "no guests")).await;
+    let world =
+        scripted("# guest", Factor::None, PASSWORD, None, Some(fault("NotAuthorizedException", "no guests"))).await;
     world.names("/guest", &["guests-refused"]).await;
 }
 

@@ -131,6 +131,13 @@ async fn a_handshake_that_hangs() {
     named(countersign, "upstream-tls", &["tls-timeout", "tls-not-spoken"]).await;
 }
 
+#[tokio::test]
+async fn a_certificate_that_is_not_for_servers() {
+    let authority = Authority::new();
+    let gateway = Gateway::builder().tls_config(authority.config_for_clients(&[API])).start().await;
+    named(toward(&authority, gateway.port(), "").await, "upstream-tls", &["certificate-unfit"]).await;
+}
+
 /// An API that wants a client certificate of `trusted`.
 async fn mutual(authority: &Authority, trusted: &Authority) -> Gateway {
     let mut roots = RootCertStore::empty();

@@ -62,6 +62,14 @@ impl Authority {
         Self::serving((certificate, key), &[])
     }
 
+    /// The same with a certificate that is good for clients alone.
+    pub fn config_for_clients(&self, names: &[&str]) -> Arc<ServerConfig> {
+        let (mut params, key) = Self::params(names);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let certificate = params.signed_by(&key, &self.issuer).expect("the authority signs what it is given");
+        Self::serving((certificate, key), &[])
+    }
+
     fn serving((certificate, key): (rcgen::Certificate, KeyPair), alpn: &[&[u8]]) -> Arc<ServerConfig> {
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
