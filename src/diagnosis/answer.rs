@@ -26,6 +26,8 @@ pub struct Answer<'a> {
     pub api: Api,
     /// Its body, where that was held.
     pub body: Option<&'a [u8]>,
+    /// The length of its body, where that was told.
+    pub length: Option<u64>,
 }
 
 /// The kinds of API of API Gateway.
@@ -117,10 +119,17 @@ pub fn diagnose(answer: &Answer<'_>, sent: &Sent<'_>) -> Option<Diagnosis> {
     if !said.is_gateways(answer) {
         return None;
     }
+    let diagnosis = by_status(answer, &said, sent)?;
+    // With its error type API Gateway signs its answers; without it others could have written the same.
+    let is_signed = !said.kind.is_empty() || answer.challenge.is_some();
+    Some(if is_signed { diagnosis } else { diagnosis.or(Cause::BackendAnswer) })
+}
+
+fn by_status(answer: &Answer<'_>, said: &Said, sent: &Sent<'_>) -> Option<Diagnosis> {
     match answer.status {
-        400 => bad_request(&said),
-        401 => Some(unauthorized::unauthorized(answer, &said, sent)),
-        403 => Some(forbidden::forbidden(answer, &said, sent)),
+        400 => bad_request(said),
+        401 => Some(unauthorized::unauthorized(answer, said, sent)),
+        403 => Some(forbidden::forbidden(answer, said, sent)),
         404 => said.is("Not Found").then(|| Diagnosis::of(Cause::NoSuchRoute).because(&sent.line())),
         413 => Some(Diagnosis::of(Cause::PayloadTooLarge)),
         414 => Some(Diagnosis::of(Cause::UriTooLong).because(&format!("the path has {} bytes", sent.path.len()))),
@@ -130,8 +139,9 @@ pub fn diagnose(answer: &Answer<'_>, sent: &Sent<'_>) -> Option<Diagnosis> {
         }
         429 => Some(Diagnosis::of(Cause::Throttled).or(Cause::QuotaExceeded)),
         431 => Some(Diagnosis::of(Cause::RequestHeadTooLarge)),
-        500 | 502 => Some(broken(&said)),
-        503 => Some(Diagnosis::of(Cause::IntegrationUnavailable)),
+        500 | 502 => Some(broken(said)),
+        // An HTTP API says the same where the integration took too long.
+        503 => Some(Diagnosis::of(Cause::IntegrationUnavailable).or(Cause::IntegrationTimeout)),
         504 => Some(Diagnosis::of(Cause::IntegrationTimeout)),
         _ => None,
     }
@@ -159,6 +169,9 @@ const BARE: [&str; 9] = [
     "Limit Exceeded",
 ];
 
+/// `{"message":"Service Unavailable"}`, and the same with `Internal Server Error`.
+const FAILED: [u64; 2] = [33, 35];
+
 impl Said {
     fn read(answer: &Answer<'_>) -> Self {
         let kind = answer.error_type.unwrap_or_default();
@@ -174,8 +187,8 @@ impl Said {
         let in_its_words = self.bare && (BARE.contains(&self.message.as_str()) || self.message.starts_with("User: "));
         // What stands in front of API Gateway (a load balancer, CloudFront) says these on its behalf.
         let is_of_size = matches!(answer.status, 413 | 414 | 431);
-        // A gateway's answer that the body was not held of: it fails with no type but its mark.
-        let failed = answer.api != Api::Unknown && matches!(answer.status, 503 | 504) && answer.body.is_none();
+        // The bodies of failures are not held; an HTTP API's have its mark and the length of its words.
+        let failed = answer.api == Api::Http && answer.length.is_some_and(|length| FAILED.contains(&length));
         !self.kind.is_empty() || answer.challenge.is_some() || in_its_words || is_of_size || failed
     }
 

@@ -3,7 +3,7 @@
 //! A request that goes well costs one comparison of its status. What speaks for a cause is shown to callers where it is
 //! about the API's own answer, and kept for the log where countersign answers by itself. Imports `auth`, `diagnosis`, `route`.
 
-use http::header::{HeaderMap, HeaderName, HeaderValue, WWW_AUTHENTICATE};
+use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, WWW_AUTHENTICATE};
 use http::response::Parts;
 
 use super::LiveRoute;
@@ -64,6 +64,7 @@ impl Case {
             challenge: bearer_challenge(&head.headers),
             api,
             body: held,
+            length: head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok()),
         };
         let unsigned = self.request.unsigned();
         let ours = || {

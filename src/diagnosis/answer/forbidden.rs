@@ -113,7 +113,7 @@ fn denied(said: &Said, sent: &Sent<'_>) -> Diagnosis {
     }
     if !said.has("execute-api:") {
         // Of a backend's own calls, say: its code met a policy, not the caller.
-        return Diagnosis::of(Cause::BackendRefused).or_any([Cause::AuthorizerDenied, Cause::InvokeNotAllowed]);
+        return Diagnosis::of(Cause::BackendAnswer).or_any([Cause::AuthorizerDenied, Cause::InvokeNotAllowed]);
     }
     let accounts = (account(&said.message, "User: "), account(&said.message, "on resource: "));
     let foreign = matches!(accounts, (Some(caller), Some(api)) if caller != api);
@@ -172,9 +172,8 @@ fn plain(answer: &Answer<'_>, said: &Said, sent: &Sent<'_>) -> Diagnosis {
         }
     }
     if said.kind.is_empty() {
-        // Nothing but the words says that it is the gateway's.
+        // Nothing but the words says that it is the gateway's: a place is left for that.
         likely.truncate(3);
-        likely.push(Cause::BackendRefused);
     }
     let mut likely = likely.into_iter();
     let first = likely.next().unwrap_or(Cause::WebAcl);

@@ -46,7 +46,7 @@ fn sent(auth: &Auth) -> Sent<'_> {
 fn answer<'a>(status: u16, error_type: &'a str, message: &str) -> (Answer<'a>, String) {
     let body = serde_json::json!({ "message": message }).to_string();
     let error_type = Some(error_type).filter(|text| !text.is_empty());
-    (Answer { status, error_type, challenge: None, api: Api::Unknown, body: None }, body)
+    (Answer { status, error_type, challenge: None, api: Api::Unknown, body: None, length: None }, body)
 }
 
 fn codes(status: u16, error_type: &str, message: &str, sent: &Sent<'_>) -> Vec<&'static str> {
@@ -74,7 +74,7 @@ fn a_plain_forbidden_leaves_open_what_it_leaves_open() {
     assert_eq!(forbidden(&private, "ForbiddenException")[0], "private-api");
     let keys = signed("AKIA", Shown::No);
     assert_eq!(forbidden(&sent(&keys), "")[0], "http-api-denied");
-    assert_eq!(forbidden(&sent(&keys), "").last(), Some(&"backend-refused"), "only the words are the gateway's");
+    assert_eq!(forbidden(&sent(&keys), "").last(), Some(&"backend-answer"), "only the words are the gateway's");
     assert_eq!(forbidden(&sent(&token(claims("access"))), "")[0], "scope-missing");
 }
 
@@ -90,8 +90,14 @@ fn backends_own_answers_are_left_alone() {
         (400, "{}"),
         (418, "{\"message\":\"Forbidden\"}"),
     ] {
-        let answer =
-            Answer { status, error_type: None, challenge: None, api: Api::Unknown, body: Some(body.as_bytes()) };
+        let answer = Answer {
+            status,
+            error_type: None,
+            challenge: None,
+            api: Api::Unknown,
+            body: Some(body.as_bytes()),
+            length: None,
+        };
         assert_eq!(diagnose(&answer, &sent(&none)), None, "{status} {body}");
     }
 }
@@ -133,7 +139,14 @@ fn tokens_are_judged_by_what_they_say() {
 fn a_challenge_says_more_than_the_status() {
     let auth = token(Claims { scope: Some("orders/read".to_owned()), ..claims("access") });
     let first = |status, challenge: &str| {
-        let answer = Answer { status, error_type: None, challenge: Some(challenge), api: Api::Unknown, body: None };
+        let answer = Answer {
+            status,
+            error_type: None,
+            challenge: Some(challenge),
+            api: Api::Unknown,
+            body: None,
+            length: None,
+        };
         diagnose(&answer, &sent(&auth)).unwrap().first().clone()
     };
     let invalid =
@@ -178,7 +191,7 @@ fn policies_are_told_apart_by_their_words() {
     assert_eq!(none, ["resource-policy-denies", "other-account"]);
     let authorizer = "User is not authorized to access this resource with an explicit deny";
     assert_eq!(codes(403, "AccessDeniedException", authorizer, &sent(&keys)), ["authorizer-denied"]);
-    assert_eq!(codes(403, "AccessDeniedException", "no s3:GetObject", &sent(&keys))[0], "backend-refused");
+    assert_eq!(codes(403, "AccessDeniedException", "no s3:GetObject", &sent(&keys))[0], "backend-answer");
 }
 
 #[test]
@@ -206,4 +219,59 @@ fn keys_and_signatures() {
         diagnosis.first().evidence.clone().unwrap()
     };
     assert_eq!(evidence(&sent(&lasting)), "key ...MPLE, AWS keys given in the config", "the end of the id alone");
+}
+
+#[test]
+fn a_failure_whose_body_was_not_held_is_the_gateways_by_its_length_alone() {
+    let none = Auth::None;
+    let failed = |status, api, length| {
+        let answer = Answer { status, error_type: None, challenge: None, api, body: None, length };
+        let diagnosis = diagnose(&answer, &sent(&none));
+        diagnosis.iter().flat_map(Diagnosis::findings).map(|finding| finding.cause.code()).collect::<Vec<_>>()
+    };
+    let unavailable = ["integration-unavailable", "integration-timeout", "backend-answer"];
+    assert_eq!(failed(503, Api::Http, Some(33)), unavailable);
+    assert_eq!(failed(500, Api::Http, Some(35)), ["integration-failed", "authorizer-failed", "backend-answer"]);
+    for (api, length) in [(Api::Unknown, Some(33)), (Api::Http, Some(34)), (Api::Http, None), (Api::Rest, Some(33))] {
+        assert!(failed(503, api, length).is_empty(), "{api:?} {length:?}");
+    }
+}
+
+#[test]
+fn whatever_an_api_says_a_hint_is_short_and_plain() {
+    let mut random = fastrand::Rng::with_seed(7);
+    let auths = [Auth::None, signed("ASIAEXAMPLE", Shown::Yes), token(claims("access"))];
+    let words = [
+        "User: arn:aws:iam::1:u is not authorized to perform: execute-api:Invoke on resource: ",
+        "Canonical String for this request should have been\n'",
+        "'\n\nThe String-to-Sign",
+        "Signature expired",
+        "Forbidden",
+        "scope=\"",
+        "error=\"insufficient_scope\"",
+        "\u{1f600}\r\n\0",
+        ":::::",
+        "\n\n\n\n\n\n",
+        "host:",
+    ];
+    let kinds = ["InvalidSignatureException", "AccessDeniedException", "#:", "", "UnauthorizedException"];
+    for _ in 0..20_000 {
+        let message: String = (0..random.usize(0..9)).map(|_| words[random.usize(0..words.len())]).collect();
+        let body = serde_json::json!({ "message": message }).to_string();
+        let auth = &auths[random.usize(0..auths.len())];
+        let answer = Answer {
+            status: [400, 401, 403, 404, 429, 500, 503][random.usize(0..7)],
+            error_type: Some(kinds[random.usize(0..kinds.len())]),
+            challenge: random.bool().then_some(message.as_str()),
+            api: Api::Http,
+            body: Some(body.as_bytes()),
+            length: Some(33),
+        };
+        let canonical = random.bool().then_some("GET\n/\n\nhost:x\n\nhost\ne3");
+        if let Some(diagnosis) = diagnose(&answer, &Sent { canonical, ..sent(auth) }) {
+            let hint = diagnosis.hint(super::super::Evidence::Shown);
+            assert!(hint.len() <= 640 && hint.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "{hint}");
+            assert!(diagnosis.findings().count() <= 4);
+        }
+    }
 }

@@ -10,7 +10,7 @@ use crate::diagnosis::{Cause, Diagnosis, printable};
 pub(super) fn unauthorized(answer: &Answer<'_>, said: &Said, sent: &Sent<'_>) -> Diagnosis {
     let claims = match sent.auth {
         Auth::None => return Diagnosis::of(Cause::AuthNone),
-        Auth::Signature { .. } => return Diagnosis::of(Cause::SignatureToToken).or(Cause::BackendRefused),
+        Auth::Signature { .. } => return Diagnosis::of(Cause::SignatureToToken).or(Cause::BackendAnswer),
         Auth::Token { claims: None, .. } => return Diagnosis::of(Cause::TokenOpaque).or(Cause::TokenForm),
         Auth::Token { claims: Some(claims), .. } => claims,
     };

@@ -25,15 +25,15 @@ provoked! {
         => "no-such-path", "auth-none";
     an_open_route_before_a_cognito_authorizer: Plan::open(), rest(401, "UnauthorizedException", "Unauthorized")
         => "auth-none";
-    no_route_of_an_http_api: Plan::bearer(), http(404, "Not Found") => "no-such-route";
+    no_route_of_an_http_api: Plan::bearer(), http(404, "Not Found") => "no-such-route", "backend-answer";
     an_api_key_that_is_missing: Plan::bearer(), rest(403, "ForbiddenException", "Forbidden")
         => "api-key-missing", "web-acl", "default-endpoint-disabled", "private-api";
     an_api_key_that_is_refused: keyed(), rest(403, "ForbiddenException", "Forbidden")
         => "api-key-refused", "web-acl", "default-endpoint-disabled", "private-api";
     an_http_api_that_says_forbidden_to_a_token: Plan::bearer(), http(403, "Forbidden")
-        => "scope-missing", "web-acl", "default-endpoint-disabled", "backend-refused";
+        => "scope-missing", "web-acl", "default-endpoint-disabled", "backend-answer";
     an_http_api_that_says_forbidden_to_a_signature: Plan::sigv4(), http(403, "Forbidden")
-        => "http-api-denied", "web-acl", "default-endpoint-disabled", "backend-refused";
+        => "http-api-denied", "web-acl", "default-endpoint-disabled", "backend-answer";
     a_lambda_authorizer_that_says_no: Plan::bearer(),
         rest(403, "AccessDeniedException", "User is not authorized to access this resource with an explicit deny")
         => "authorizer-denied";
@@ -54,7 +54,7 @@ provoked! {
     a_jwt_that_is_refused_without_a_reason: Plan::bearer(), challenge(401, "error=\"invalid_token\"")
         => "token-refused", "foreign-issuer", "audience", "token-form";
     a_signature_before_a_token_authorizer: Plan::sigv4(), rest(401, "UnauthorizedException", "Unauthorized")
-        => "signature-to-token-method", "backend-refused";
+        => "signature-to-token-method", "backend-answer";
     no_identity_policy: Plan::sigv4(),
         denied("123456789012:abc123/prod/GET/orders because no identity-based policy allows the execute-api:Invoke action")
         => "invoke-not-allowed", "resource-policy-denies";
@@ -66,7 +66,7 @@ provoked! {
     an_api_of_another_account: Plan::sigv4(), denied("210987654321:abc123/prod/GET/orders")
         => "other-account", "invoke-not-allowed";
     a_resource_policy_that_meets_nobody: Plan::open(),
-        rest(403, "AccessDeniedException", "not held") => "backend-refused", "authorizer-denied", "invoke-not-allowed";
+        rest(403, "AccessDeniedException", "not held") => "backend-answer", "authorizer-denied", "invoke-not-allowed";
     a_private_api_that_takes_the_caller_for_anonymous: Plan::bearer(),
         rest(403, "AccessDeniedException", "User: anonymous is not authorized to perform: execute-api:Invoke on resource: x")
         => "anonymous-denied", "private-api";
@@ -79,13 +79,14 @@ provoked! {
     a_quota: Plan::bearer(), rest(429, "LimitExceededException", "Limit Exceeded") => "quota-exceeded";
     a_backend_that_breaks: Plan::bearer(), rest(502, "InternalServerErrorException", "Internal server error")
         => "integration-failed", "authorizer-failed";
-    a_backend_that_is_not_there: Plan::bearer(), http(503, "Service Unavailable") => "integration-unavailable";
+    a_backend_that_is_not_there: Plan::bearer(), http(503, "Service Unavailable")
+        => "integration-unavailable", "integration-timeout", "backend-answer";
     a_backend_that_takes_too_long: Plan::bearer(), rest(504, "InternalServerErrorException", "Endpoint request timed out")
         => "integration-timeout";
     a_payload_that_is_too_large: Plan::bearer(), rest(413, "RequestTooLargeException", "Request Too Long")
         => "payload-too-large";
-    a_url_that_is_too_long: Plan::bearer(), respond(414, &[], "") => "uri-too-long";
-    a_head_that_is_too_large: Plan::bearer(), respond(431, &[], "") => "request-head-too-large";
+    a_url_that_is_too_long: Plan::bearer(), respond(414, &[], "") => "uri-too-long", "backend-answer";
+    a_head_that_is_too_large: Plan::bearer(), respond(431, &[], "") => "request-head-too-large", "backend-answer";
 }
 
 /// A route without a stage, and one to a path that no method has.
