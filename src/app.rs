@@ -14,7 +14,7 @@ use prometheus_client::registry::Registry;
 use rustls::ServerConfig;
 use tokio::sync::Semaphore;
 
-use crate::admin::{Admin, Pages};
+use crate::admin::{Admin, Pages, Shown};
 use crate::auth;
 use crate::auth::control::Control;
 use crate::auth::metrics::CredentialMetrics;
@@ -33,6 +33,7 @@ use crate::server::connection::Timers;
 use crate::server::unix::UnixSocket;
 use crate::server::{self, Arrival, BindError, Drain, Listener, Terms};
 use crate::tasks::Tasks;
+use crate::telemetry::level::Dial;
 use crate::tls::serving::Certificate;
 use crate::tls::{ClientSettings, Identity, SystemRoots, TlsError};
 
@@ -74,6 +75,22 @@ pub struct Sidecar {
     health_listener: Option<Listener>,
     drain: Drain,
     tasks: Tasks,
+}
+
+/// What a [`Sidecar`] finds around it.
+#[derive(Clone, Debug)]
+pub struct Surroundings {
+    /// The time.
+    pub clock: Clock,
+    /// What changes the level of its log, if that can be changed.
+    pub dial: Option<Dial>,
+}
+
+impl Surroundings {
+    /// A log that stays as it is.
+    pub fn new(clock: Clock) -> Self {
+        Self { clock, dial: None }
+    }
 }
 
 /// Tries every credential of a config once and says how each fared, and whose it is; listens on nothing.
@@ -136,6 +153,15 @@ impl Sidecar {
     /// # Errors
     /// [`StartError`].
     pub async fn bind(compiled: Compiled, clock: Clock) -> Result<Self, StartError> {
+        Self::bind_in(compiled, Surroundings::new(clock)).await
+    }
+
+    /// The same in other surroundings.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn bind_in(compiled: Compiled, surroundings: Surroundings) -> Result<Self, StartError> {
+        let Surroundings { clock, dial } = surroundings;
         let Compiled {
             log,
             admin,
@@ -192,7 +218,9 @@ impl Sidecar {
         let access = if log.access { AccessLog::All } else { AccessLog::Faults };
         let proxy = Arc::new(Proxy::new(snapshot, budget, clock.clone(), access, &mut registry));
         let drain = Drain::default();
-        let admin = Arc::new(Admin::new(&admin, schemes.credentials, registry, drain.clone(), clock));
+        let shown =
+            Shown { credentials: schemes.credentials, proxy: Arc::clone(&proxy), drain: drain.clone(), clock, dial };
+        let admin = Arc::new(Admin::new(&admin, shown, registry));
         Ok(Self {
             settings,
             proxy,

@@ -52,6 +52,19 @@ impl Collector for CredentialMetrics {
             let labels = [("credential", &*status.name)];
             ConstGauge::new(since.as_secs_f64()).encode(family.encode_family(&labels)?)?;
         }
+        let help = "1 if the last try to get one failed, whether or not an older one is still good";
+        let mut family = encoder.encode_descriptor("credential_failing", help, None, MetricType::Gauge)?;
+        for status in &statuses {
+            let labels = [("credential", &*status.name)];
+            ConstGauge::new(i64::from(status.failure.is_some())).encode(family.encode_family(&labels)?)?;
+        }
+        let help = "Since the credential held was fetched";
+        let mut family = encoder.encode_descriptor("credential_age", help, Some(&unit), MetricType::Gauge)?;
+        for status in &statuses {
+            let Some(age) = status.age else { continue };
+            let labels = [("credential", &*status.name)];
+            ConstGauge::new(age.as_secs_f64()).encode(family.encode_family(&labels)?)?;
+        }
         let help = "Tries to get a credential, by how they ended";
         let mut family = encoder.encode_descriptor("credential_fetches", help, None, MetricType::Counter)?;
         for status in &statuses {

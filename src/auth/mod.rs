@@ -32,6 +32,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::{HeaderName, HeaderValue};
+use tokio::time::Instant;
 
 pub use self::builder::{Builder, Means};
 
@@ -92,6 +93,11 @@ impl Token {
 }
 
 impl Scheme {
+    /// Its name in the config.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
     /// What must be settled before [`Scheme::authorize`].
     pub fn coverage(&self) -> Coverage {
         match &self.grants {
@@ -113,8 +119,9 @@ impl Scheme {
             }
             Grants::SigV4 { keys, scope } => {
                 let lease = keys.get().await.map_err(|missing| self.unavailable(missing))?;
+                let begun = Instant::now();
                 let fields = sigv4::authorize(request, &lease.value.identity, scope, now())?;
-                Ok(Grant::new(fields, lease.generation))
+                Ok(Grant::signed(fields, lease.generation, begun.elapsed()))
             }
         }
     }

@@ -280,6 +280,8 @@ impl<S: Source> Refreshing<S> {
             usable: state.held.as_ref().is_some_and(|held| held.may_be_used::<S>(now)),
             tried: fetched + failed > 0,
             expires: state.held.as_ref().and_then(|held| held.expiry).map(Expiry::wall),
+            age: state.held.as_ref().map(|held| now.monotonic.saturating_duration_since(held.fetched_at)),
+            retry_in: state.failure.as_ref().map(|failure| failure.retry_at.saturating_duration_since(now.monotonic)),
             failure: state.failure.as_ref().map(|failure| Arc::clone(&failure.cause)),
             fetched,
             failed,

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use http::{HeaderName, HeaderValue, Method, Request, Uri};
 
-use crate::app::{Ended, Sidecar, try_credentials};
+use crate::app::{Ended, Sidecar, Surroundings, try_credentials};
 use crate::auth::refreshing::Chain;
 use crate::clock::Clock;
 use crate::config::{self, Compiled, Environment};
@@ -140,7 +140,7 @@ fn health(source: &config::Source, environment: &Environment, ready: bool) -> Ex
 }
 
 fn run(compiled: Compiled) -> ExitCode {
-    let subscriber = compiled.log.subscriber(io::stderr);
+    let (subscriber, dial) = compiled.log.adjustable(io::stderr, source::look());
     if tracing::subscriber::set_global_default(subscriber).is_err() {
         return complain(&"a log is set up already", FAILED);
     }
@@ -153,8 +153,9 @@ fn run(compiled: Compiled) -> ExitCode {
     };
     let ended = runtime.block_on(async {
         let (stop, hurry) = source::signals()?;
+        let surroundings = Surroundings { dial: Some(dial), ..Surroundings::new(Clock::system()) };
         let sidecar =
-            Box::pin(Sidecar::bind(compiled, Clock::system())).await.map_err(|error| Chain(&error).to_string())?;
+            Box::pin(Sidecar::bind_in(compiled, surroundings)).await.map_err(|error| Chain(&error).to_string())?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "started");
         Ok::<Ended, String>(sidecar.run(stop, hurry).await)
     });

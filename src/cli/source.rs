@@ -1,11 +1,12 @@
 //! Where the config comes from, the environment, and the signals that stop a run.
 
-use std::io;
+use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{Environment, Source};
+use crate::telemetry::log::Look;
 
 const CONFIG_VARIABLE: &str = "COUNTERSIGN_CONFIG";
 const TEXT_VARIABLE: &str = "COUNTERSIGN_CONFIG_TOML";
@@ -30,6 +31,14 @@ pub(super) fn environment() -> Environment {
     Environment::new(
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
     )
+}
+
+/// How log lines are set: for a terminal where there is one that takes colors and nobody asked for none (no-color.org).
+pub(super) fn look() -> Look {
+    let environment = environment();
+    let is_set = |name| environment.get(name).is_some_and(|value| !value.is_empty());
+    let takes_colors = environment.get("TERM").is_some_and(|term| term != "dumb");
+    if io::stderr().is_terminal() && takes_colors && !is_set("NO_COLOR") { Look::Terminal } else { Look::Plain }
 }
 
 /// The config: `--config`, else the text in the environment, else the file that it names, else the usual places.

@@ -173,6 +173,11 @@ impl Budget {
         Self { units: Arc::new(Semaphore::new(units)), total }
     }
 
+    /// All its bytes.
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+
     /// Bytes claimed now.
     pub fn used(&self) -> u64 {
         self.total.saturating_sub(self.units.available_permits() as u64 * UNIT)

@@ -1,7 +1,7 @@
 //! Sending an authorised request, within its time.
 //!
 //! Takes only [`Sealed`] requests, so that nothing leaves without its authorisation. Says of a failure whether the same
-//! request may go out once more (security.md 3.3); the caller authorises it again for that. Imports `message`.
+//! request may go out once more (security.md 3.3); the caller authorises it again for that. Imports `message`, `telemetry`.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -11,8 +11,11 @@ use http::StatusCode;
 use tokio::time::{Instant, sleep_until};
 
 use super::pool::{Answered, Connections, Reuse, Sent, Undelivered, UpstreamError};
+use super::record::Exchange;
 use super::rewrite::{Outbound, Purpose, Sealed};
 use crate::message::body::{Turn, Upload};
+use crate::telemetry::history::Connection;
+use crate::telemetry::phases::Phase;
 
 /// A request that got no answer.
 #[derive(Debug)]
@@ -38,11 +41,14 @@ pub async fn send(
     sealed: Sealed,
     reuse: Reuse,
     limit: Duration,
+    exchange: &mut Exchange,
 ) -> Result<Answered, Failure> {
+    exchange.enters(Phase::Connect);
     let checkout = connections.checkout(reuse).await.map_err(Failure::Final)?;
+    exchange.sending(if checkout.is_reused() { Connection::Kept } else { Connection::New });
     let (upload, purpose) = (sealed.upload(), sealed.purpose());
     let (request, envelope) = sealed.into_request(checkout.form());
-    let exchange = pin!(async {
+    let answer = pin!(async {
         match purpose {
             Purpose::Answer => checkout.send(request).await.map(Answered::Response),
             // Rare and large.
@@ -50,7 +56,7 @@ pub async fn send(
         }
     });
     tokio::select! {
-        outcome = exchange => match outcome {
+        outcome = answer => match outcome {
             // No `Upgrade` went out, so nobody is there to speak another protocol (security.md T37).
             Ok(Answered::Response(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 Err(Failure::Final(UpstreamError::Switched))

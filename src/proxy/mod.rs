@@ -1,13 +1,16 @@
 //! The way of a request: guard, match, rewrite, authorise, forward, relay, record.
 //!
 //! One straight line, [`Proxy::pass`]; each step gives the next one a value that only it can make. Imports `auth`,
-//! `route`, `message`, `server`, `tls`, `tasks`, `clock`, `units`.
+//! `route`, `message`, `server`, `telemetry`, `tls`, `tasks`, `clock`, `units`.
 
+mod buffers;
 pub mod conceal;
 pub mod explain;
 pub mod forward;
 pub mod guard;
+pub mod listing;
 pub mod localize;
+pub mod meter;
 pub mod outcome;
 pub mod pool;
 pub mod record;
@@ -25,6 +28,7 @@ use hyper::body::Incoming;
 use prometheus_client::registry::Registry;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use self::buffers::Buffers;
 use self::conceal::{Passage, Secrets};
 use self::forward::Failure;
 use self::guard::token::CallerToken;
@@ -49,6 +53,7 @@ use crate::message::websocket::HandshakeError;
 use crate::route::{NoMatch, Origin, Route, Table};
 use crate::secret::LocalSecret;
 use crate::server::{Arrival, Refused};
+use crate::telemetry::phases::Phase;
 use crate::tls::{Http2, TlsError};
 use crate::units::ByteSize;
 
@@ -190,7 +195,13 @@ impl Proxy {
     /// A proxy that serves `snapshot`.
     pub fn new(snapshot: Snapshot, budget: Budget, clock: Clock, log: AccessLog, registry: &mut Registry) -> Self {
         let metrics = Arc::new(Metrics::register(registry));
+        registry.register_collector(Box::new(Buffers(budget.clone())));
         Self { live: ArcSwap::from_pointee(snapshot), metrics, budget, clock, log }
+    }
+
+    /// What is counted, for whoever wants to look at it.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// Answers one request that came to `listener` (`None`: a main one).
@@ -250,7 +261,7 @@ impl Proxy {
         if handshake.is_some() {
             outbound.ask_for_websocket();
         }
-        let (answered, secrets) = self.deliver(outbound, to).await?;
+        let (answered, secrets) = self.deliver(outbound, to, exchange).await?;
         match (answered, handshake) {
             (Answered::Response(response), _) => {
                 // Waits for a body only where there may be something to take out of it, which is rare.
@@ -266,7 +277,12 @@ impl Proxy {
 
     /// Authorises and sends, twice at most (security.md 3.3), the second time on a new connection. Returns with the answer
     /// the secrets that its request carried.
-    async fn deliver(&self, mut outbound: Outbound, to: &LiveRoute) -> Result<(Answered, Secrets), ProxyError> {
+    async fn deliver(
+        &self,
+        mut outbound: Outbound,
+        to: &LiveRoute,
+        exchange: &mut Exchange,
+    ) -> Result<(Answered, Secrets), ProxyError> {
         let LiveRoute { route, scheme, .. } = to;
         let connections = to.connections(outbound.purpose());
         let upload = Arc::clone(outbound.upload());
@@ -274,10 +290,12 @@ impl Proxy {
         loop {
             let offset = connections.skew().known();
             let now = || offset.correct(self.clock.now().wall);
+            exchange.enters(Phase::Credential);
             let grant = match scheme {
                 None => Grant::nothing(),
                 Some(scheme) => scheme.authorize(&outbound.unsigned(), now).await.map_err(ProxyError::Auth)?,
             };
+            exchange.authorized(&grant);
             let generation = grant.generation();
             let sealed = outbound.seal(grant);
             let (spare, secrets) = (sealed.spare(), sealed.secrets());
@@ -285,7 +303,7 @@ impl Proxy {
             // A WebSocket's connection ends with it, so it begins with it too.
             let may_reuse = attempt == Attempt::First && sealed.purpose() == Purpose::Answer;
             let reuse = if may_reuse { Reuse::Allowed } else { Reuse::Avoided };
-            let again = match forward::send(connections, sealed, reuse, route.response_timeout).await {
+            let again = match forward::send(connections, sealed, reuse, route.response_timeout, exchange).await {
                 Ok(response) => {
                     let granted = Granted { scheme: scheme.as_deref(), generation, connections, offset, sent };
                     match self.after_refusal(granted, &response, attempt, spare).await {

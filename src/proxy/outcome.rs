@@ -95,6 +95,17 @@ impl Outcome {
             Self::Refused(code) => code.as_str(),
         }
     }
+
+    /// The same in words, for people.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Delivered => "The upstream's answer was passed on whole",
+            Self::Answered => "countersign answered a question about itself or a route",
+            Self::ClientAborted => "The client went away before the end of the answer",
+            Self::Truncated => "The upstream's answer broke off",
+            Self::Refused(code) => code.title(),
+        }
+    }
 }
 
 impl Code {

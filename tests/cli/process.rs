@@ -125,14 +125,15 @@ impl Drop for Running {
 
 /// Status and text of one GET.
 pub(crate) async fn get(address: SocketAddr, target: &str) -> (u16, String) {
-    ask(address, target).await.unwrap()
+    request("GET", address, target).await.unwrap()
 }
 
-async fn ask(address: SocketAddr, target: &str) -> std::io::Result<(u16, String)> {
+/// Status and text of one request without a body.
+pub(crate) async fn request(method: &str, address: SocketAddr, target: &str) -> std::io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(address).await?;
-    let request =
-        format!("GET {target} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nx-request-id: cli-1\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
+    let head =
+        format!("{method} {target} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nx-request-id: cli-1\r\n\r\n");
+    stream.write_all(head.as_bytes()).await?;
     let mut answer = String::new();
     within(stream.read_to_string(&mut answer)).await?;
     let status = answer.get(9..12).unwrap().parse().unwrap();

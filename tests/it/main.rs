@@ -46,6 +46,8 @@ mod sigv4;
 #[cfg(test)]
 mod socket;
 #[cfg(test)]
+mod status;
+#[cfg(test)]
 mod stop;
 #[cfg(test)]
 mod streaming;
