@@ -255,3 +255,23 @@ fn span(seconds: u64) -> String {
         _ => format!("{} d {} h", seconds / 86_400, seconds / 3_600 % 24),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreign_text_stays_text() {
+        let text = Text("<script>alert('\u{1b}[2J\n')</script>\"&").to_string();
+        assert_eq!(text, "&lt;script&gt;alert(&#39;\u{fffd}[2J\u{fffd}&#39;)&lt;/script&gt;&quot;&amp;");
+    }
+
+    #[test]
+    fn numbers_are_short_and_never_hide_a_failure() {
+        assert_eq!([0, 999, 1_000, 1_234_567].map(grouped), ["0", "999", "1\u{202f}000", "1\u{202f}234\u{202f}567"]);
+        assert_eq!([0.0, 0.04, 0.5, 9.99, 1234.5].map(number), ["0", "0", "0.5", "10.0", "1234"]);
+        assert_eq!(share(1, 100_000), "&lt;0.1<small>%</small>");
+        assert_eq!([share(0, 0), share(0, 5), share(1, 3)], ["–", "0.0<small>%</small>", "33.3<small>%</small>"]);
+        assert_eq!([0, 119, 120, 7_260, 200_000].map(span), ["0 s", "119 s", "2 min", "2 h 1 min", "2 d 7 h"]);
+    }
+}

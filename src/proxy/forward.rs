@@ -14,7 +14,6 @@ use super::pool::{Answered, Connections, Reuse, Sent, Undelivered, UpstreamError
 use super::record::Exchange;
 use super::rewrite::{Outbound, Purpose, Sealed};
 use crate::message::body::{Turn, Upload};
-use crate::telemetry::history::Connection;
 use crate::telemetry::phases::Phase;
 
 /// A request that got no answer.
@@ -45,7 +44,7 @@ pub async fn send(
 ) -> Result<Answered, Failure> {
     exchange.enters(Phase::Connect);
     let checkout = connections.checkout(reuse).await.map_err(Failure::Final)?;
-    exchange.sending(if checkout.is_reused() { Connection::Kept } else { Connection::New });
+    exchange.sending(checkout.connection());
     let (upload, purpose) = (sealed.upload(), sealed.purpose());
     let (request, envelope) = sealed.into_request(checkout.form());
     let answer = pin!(async {

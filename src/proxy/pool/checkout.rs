@@ -1,4 +1,4 @@
-//! A connection in the hand, for one request. Imports `message`.
+//! A connection in the hand, for one request. Imports `message`, `telemetry`.
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use super::connection::{H1, Switched, UpstreamBody, shared};
 use super::interim::Interim;
 use super::{Connections, Sent, Undelivered, UpstreamError};
 use crate::message::body::OutboundBody;
+use crate::telemetry::history::Connection;
 
 /// What came of a request that may be answered by another protocol.
 #[derive(Debug)]
@@ -58,12 +59,13 @@ pub(super) enum Ready {
 #[derive(Debug)]
 pub struct Checkout {
     ready: Ready,
+    connection: Connection,
     home: Arc<Connections>,
 }
 
 impl Checkout {
-    pub(super) fn new(ready: Ready, home: Arc<Connections>) -> Self {
-        Self { ready, home }
+    pub(super) fn new(ready: Ready, connection: Connection, home: Arc<Connections>) -> Self {
+        Self { ready, connection, home }
     }
 
     /// How the request must be written.
@@ -74,12 +76,9 @@ impl Checkout {
         }
     }
 
-    /// Whether the connection carried a request before.
-    pub fn is_reused(&self) -> bool {
-        match &self.ready {
-            Ready::Http1(connection) => connection.is_reused(),
-            Ready::Http2(_) => true,
-        }
+    /// Whether it was kept, or made for this request, alone or with others that waited for it too.
+    pub fn connection(&self) -> Connection {
+        self.connection
     }
 
     /// Sends `request`, which must be in this checkout's form, and waits for the response head.

@@ -30,6 +30,7 @@ use super::skew::Skew;
 use crate::message::body::OutboundBody;
 use crate::route::Origin;
 use crate::tasks::Tasks;
+use crate::telemetry::history::Connection;
 use crate::tls::{ClientSettings, Http2, SystemRoots, TlsError};
 
 /// Connections kept unused for one origin; with more clients than this, some dial again.
@@ -141,12 +142,12 @@ impl Connections {
     /// # Errors
     /// [`UpstreamError`] of name lookup, connection or TLS, within `connect_timeout` and `tls_timeout` together.
     pub async fn checkout(self: &Arc<Self>, reuse: Reuse) -> Result<Checkout, UpstreamError> {
-        let ready = match self.take_kept(reuse) {
-            Some(ready) => ready,
+        let (ready, connection) = match self.take_kept(reuse) {
+            Some(ready) => (ready, Connection::Kept),
             // Rare and large: on the heap, so that the requests that find a connection stay small.
-            None => Box::pin(self.dial(reuse)).await?,
+            None => (Box::pin(self.dial(reuse)).await?, Connection::New),
         };
-        Ok(Checkout::new(ready, Arc::clone(self)))
+        Ok(Checkout::new(ready, connection, Arc::clone(self)))
     }
 
     /// How far the origin's clock is from ours.
