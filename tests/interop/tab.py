@@ -56,8 +56,8 @@ class Tab:
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
     def shoot(self, path: pathlib.Path):
-        """The whole page as a PNG."""
-        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=True)["data"]))
+        """What of the page is in the window, as a PNG."""
+        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
 
     def _note(self, message: dict):
         if message.get("sessionId") != self._session or "method" not in message:

@@ -79,7 +79,7 @@ class Traffic:
         targets = [b"/legacy/items/7", b"/legacy/a/rather/long/path/of/an/older/program", b"/legacy/slow", b"/orders/42", b"/legacy/no", b"/stock/tea"]
         number = 0
         while not self._end.wait(0.02):
-            wire.get(self._address, targets[number % len(targets)] if number % 3 else b"/legacy/items/8")
+            wire.get(self._address, targets[number // 2 % len(targets)] if number % 2 else b"/legacy/items/8")
             number += 1
 
     def __enter__(self):
@@ -190,4 +190,6 @@ def test_it_fits_its_window_in_both_schemes(sidecar, browser, look, scheme, tmp_
     tab.run("[...document.querySelectorAll('#requests > li')].find((item) => item.className === 'failed')?.querySelector('summary').click()")
     folder = pathlib.Path(os.environ.get("PICTURES", tmp_path))
     tab.shoot(folder / f"status-{look}-{scheme}.png")
+    tab.run("document.querySelector('#requests').previousElementSibling.scrollIntoView()")
+    tab.shoot(folder / f"status-{look}-{scheme}-requests.png")
     assert tab.trouble == []

@@ -1,8 +1,9 @@
 //! The status page, its data and its events.
 
 use serde_json::{Value, json};
+use standin::TokenEndpoint;
 
-use crate::support::{Client, Piece, Plan, World, within};
+use crate::support::{Client, Piece, Plan, World, app_client, within};
 
 const PAGES: [&str; 7] = ["/", "/page.css", "/page.js", "/icon.svg", "/api/status", "/api/events", "/api/log-level"];
 
@@ -52,7 +53,7 @@ async fn what_happened_is_told_with_names_and_no_values() {
 
     let route = &report["routes"][0];
     assert_eq!(members(route, ["name", "path", "auth", "requests", "failed"]), json!(["api", "/api", "keys", 1, 0]));
-    assert_eq!(route["sets"], json!(["x-team", "x-api-key"]));
+    assert_eq!(route["sets"], json!(["x-api-key", "x-team"]));
     assert_eq!(route["series"]["requests"].as_array().unwrap().iter().filter_map(Value::as_u64).sum::<u64>(), 1);
     assert_eq!(members(&report["unrouted"], ["requests", "refused"]), json!([1, 1]));
     assert_eq!(members(&report["total"], ["requests", "in_flight"]), json!([2, 0]));
@@ -68,7 +69,8 @@ async fn what_happened_is_told_with_names_and_no_values() {
 
 #[tokio::test]
 async fn a_credential_that_cannot_be_had_says_why() {
-    let world = Plan::bearer().auth("params = { resource = \"nobody-knows-it\" }").start().await;
+    let tokens = TokenEndpoint::start(vec![app_client("orders", "quite-another-secret")]).await;
+    let world = Plan::bearer().start_with(tokens).await;
     assert_eq!(world.get("/").await.status, 503);
     let report = status(&world).await;
     let credential = &report["credentials"][0];
