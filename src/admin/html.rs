@@ -210,6 +210,7 @@ fn share(part: u64, all: u64) -> String {
     // What is there must not be rounded away.
     match tenths {
         0 if part > 0 => "&lt;0.1<small>%</small>".to_owned(),
+        1_000 => "100<small>%</small>".to_owned(),
         tenths => format!("{}.{}<small>%</small>", tenths / 10, tenths % 10),
     }
 }

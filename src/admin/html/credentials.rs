@@ -42,7 +42,7 @@ fn card(text: &mut String, credential: &Credential, now: Stamp) {
             let words = if left == 0 { "ended".to_owned() } else { format!("ends in <b>{}</b>", span(left)) };
             put!(
                 text,
-                "<p class=\"life\">{words}<time datetime=\"{end}\" data-clock></time></p>{}",
+                "<p class=\"life\"><span>{words}</span><time datetime=\"{end}\" data-clock></time></p>{}",
                 spark::gauge(part, "Life left")
             );
         }

@@ -53,7 +53,8 @@ fn phases(text: &mut String, request: &Request) {
             _ => "body",
         };
         let class = if part > 0.0 { name } else { "unused" };
-        put!(text, "<li class=\"{class}\"><i></i>{label} <b>{}</b></li>", duration(Some(part)));
+        let spent = duration((part > 0.0).then_some(part));
+        put!(text, "<li class=\"{class}\"><i></i>{label} <b>{spent}</b></li>");
     }
     text.push_str("</ul>");
 }
