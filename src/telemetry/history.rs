@@ -97,18 +97,18 @@ impl Connection {
 const USUAL: [&str; 4] = ["authorization", "x-amz-date", "x-amz-security-token", "x-amz-content-sha256"];
 
 /// The names of the fields that a credential adds: any of the usual ones and one of another name. In the place of a list,
-/// which would be an allocation for each request.
+/// which would be an allocation for each request, and a large thing to carry.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
     usual: [bool; 4],
-    other: Option<HeaderName>,
+    other: Option<Box<HeaderName>>,
 }
 
 impl Names {
     /// The names.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
         let usual = USUAL.into_iter().zip(self.usual).filter_map(|(name, is_there)| is_there.then_some(name));
-        usual.chain(self.other.as_ref().map(HeaderName::as_str))
+        usual.chain(self.other.as_deref().map(HeaderName::as_str))
     }
 }
 
@@ -119,7 +119,7 @@ impl<'a> FromIterator<&'a HeaderName> for Names {
             let mut places = USUAL.into_iter().zip(&mut kept.usual);
             match places.find(|(usual, _)| name == usual) {
                 Some((_, is_there)) => *is_there = true,
-                None => kept.other = Some(name.clone()),
+                None => kept.other = Some(Box::new(name.clone())),
             }
         }
         kept

@@ -135,7 +135,8 @@ async fn pages_of_others_see_nothing_and_its_own_page_everything() {
     let own = format!("http://{admin}");
     let host = admin.to_string();
     let head = |fields: &[(&str, &str)]| {
-        let fields: String = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let fields: Vec<String> = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let fields = fields.concat();
         format!("GET /api/status HTTP/1.1\r\nhost: {host}\r\n{fields}\r\n")
     };
     let other = "http://127.0.0.1:3000";

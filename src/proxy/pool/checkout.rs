@@ -52,33 +52,41 @@ pub enum Form {
 #[derive(Debug)]
 pub(super) enum Ready {
     Http1(H1),
-    Http2(http2::SendRequest<OutboundBody>),
+    Http2(http2::SendRequest<OutboundBody>, Connection),
 }
 
 /// A connection, and the form in which it takes requests.
 #[derive(Debug)]
 pub struct Checkout {
     ready: Ready,
-    connection: Connection,
     home: Arc<Connections>,
 }
 
 impl Checkout {
-    pub(super) fn new(ready: Ready, connection: Connection, home: Arc<Connections>) -> Self {
-        Self { ready, connection, home }
+    pub(super) fn new(ready: Ready, home: Arc<Connections>) -> Self {
+        Self { ready, home }
     }
 
     /// How the request must be written.
     pub fn form(&self) -> Form {
         match self.ready {
             Ready::Http1(_) => Form::Http1,
-            Ready::Http2(_) => Form::Http2,
+            Ready::Http2(..) => Form::Http2,
         }
     }
 
-    /// Whether it was kept, or made for this request, alone or with others that waited for it too.
+    /// Whether it carried a request before.
+    pub fn is_reused(&self) -> bool {
+        self.connection() == Connection::Kept
+    }
+
+    /// Whether it was kept, or made for this request.
     pub fn connection(&self) -> Connection {
-        self.connection
+        match &self.ready {
+            Ready::Http1(connection) if connection.is_reused() => Connection::Kept,
+            Ready::Http1(_) => Connection::New,
+            Ready::Http2(_, connection) => *connection,
+        }
     }
 
     /// Sends `request`, which must be in this checkout's form, and waits for the response head.
@@ -94,7 +102,7 @@ impl Checkout {
                 let interim = Interim::watch(&mut request);
                 limited(&interim, pin!(connection.exchange(request, self.home))).await
             }
-            Ready::Http2(mut sender) => match sender.try_send_request(request).await {
+            Ready::Http2(mut sender, _) => match sender.try_send_request(request).await {
                 Ok(response) => shared(response),
                 Err(mut failed) => {
                     let sent = match failed.take_message() {
@@ -121,7 +129,7 @@ impl Checkout {
                 let interim = Interim::watch(&mut request);
                 limited(&interim, pin!(connection.exchange_upgrade(request, self.home))).await
             }
-            Ready::Http2(_) => {
+            Ready::Http2(..) => {
                 Err(Undelivered { error: UpstreamError::Switched, sent: Sent::Nothing(Box::new(request)) })
             }
         }

@@ -142,12 +142,12 @@ impl Connections {
     /// # Errors
     /// [`UpstreamError`] of name lookup, connection or TLS, within `connect_timeout` and `tls_timeout` together.
     pub async fn checkout(self: &Arc<Self>, reuse: Reuse) -> Result<Checkout, UpstreamError> {
-        let (ready, connection) = match self.take_kept(reuse) {
-            Some(ready) => (ready, Connection::Kept),
+        let ready = match self.take_kept(reuse) {
+            Some(ready) => ready,
             // Rare and large: on the heap, so that the requests that find a connection stay small.
-            None => (Box::pin(self.dial(reuse)).await?, Connection::New),
+            None => Box::pin(self.dial(reuse)).await?,
         };
-        Ok(Checkout::new(ready, connection, Arc::clone(self)))
+        Ok(Checkout::new(ready, Arc::clone(self)))
     }
 
     /// How far the origin's clock is from ours.
@@ -165,7 +165,7 @@ impl Connections {
         let mut kept = lock(&self.kept);
         if let Some(shared) = &kept.shared {
             if shared.until > now && !shared.sender.is_closed() {
-                return Some(Ready::Http2(shared.sender.clone()));
+                return Some(Ready::Http2(shared.sender.clone(), Connection::Kept));
             }
             kept.shared = None;
         }
@@ -217,7 +217,7 @@ impl Connections {
                 let mut kept = lock(&self.kept);
                 kept.speaks = Speaks::Http2;
                 kept.shared = Some(Shared { sender: sender.clone(), until });
-                Ok(Ready::Http2(sender))
+                Ok(Ready::Http2(sender, Connection::New))
             }
         }
     }
