@@ -19,22 +19,25 @@ use crate::auth;
 use crate::auth::control::Control;
 use crate::auth::metrics::CredentialMetrics;
 use crate::auth::refreshing::Status;
+use crate::capacity::{Limits, Machine};
 use crate::clock::Clock;
 use crate::config::Compiled;
 use crate::egress::Egress;
 use crate::message::body::Budget;
 use crate::proxy::guard::token::CallerToken;
-use crate::proxy::pool::Pool;
+use crate::proxy::pool::{Names, Pool};
 use crate::proxy::record::AccessLog;
-use crate::proxy::{Proxy, Snapshot};
+use crate::proxy::{self, Proxy, Snapshot};
 use crate::secret::SecretError;
 use crate::server::connection::Timers;
 #[cfg(unix)]
 use crate::server::unix::UnixSocket;
 use crate::server::{self, Arrival, BindError, Drain, Listener, Terms};
 use crate::tasks::Tasks;
+use crate::telemetry::lines::LostLines;
 use crate::tls::serving::Certificate;
 use crate::tls::{ClientSettings, Identity, SystemRoots, TlsError};
+use crate::units::ByteSize;
 
 /// The admin port's connections, apart from the clients': health is never shed (security.md 3.2).
 /// Each of its listeners has its own, and silent ones end soon, so that nobody can keep a probe out for long.
@@ -76,6 +79,27 @@ pub struct Sidecar {
     tasks: Tasks,
 }
 
+/// What a [`Sidecar`] finds around it.
+#[derive(Clone, Debug)]
+pub struct Surroundings {
+    /// The time.
+    pub clock: Clock,
+    /// Where upstreams' names are looked up.
+    pub names: Names,
+    /// What there is of memory and descriptors: limits that do not fit are lowered.
+    pub machine: Machine,
+    /// Log lines that nobody took.
+    pub lost_lines: LostLines,
+}
+
+impl Surroundings {
+    /// The system's names, no limits, and a log that loses nothing.
+    pub fn new(clock: Clock) -> Self {
+        let (names, machine, lost_lines) = (Names::system(), Machine::default(), LostLines::default());
+        Self { clock, names, machine, lost_lines }
+    }
+}
+
 /// Tries every credential of a config once and says how each fared, and whose it is; listens on nothing.
 ///
 /// # Errors
@@ -108,6 +132,27 @@ fn secure(identity: Identity, tasks: &Tasks) -> Result<Arc<ServerConfig>, TlsErr
     Ok(config)
 }
 
+/// Lowers limits that memory or descriptors do not suffice for.
+fn fit(machine: &Machine, settings: &mut server::Settings, proxy: &mut proxy::Settings) {
+    let wanted = Limits {
+        connections: settings.max_connections,
+        in_flight: proxy.max_in_flight,
+        buffers: proxy.buffer_budget.0,
+    };
+    let fitting = machine.fit(wanted);
+    if fitting != wanted {
+        tracing::warn!(
+            memory = machine.memory, descriptors = machine.descriptors,
+            max_connections = fitting.connections, max_in_flight = fitting.in_flight,
+            buffer_budget = %ByteSize(fitting.buffers),
+            "limits lowered to what memory and descriptors suffice for"
+        );
+    }
+    settings.max_connections = fitting.connections;
+    proxy.max_in_flight = fitting.in_flight;
+    proxy.buffer_budget = ByteSize(fitting.buffers);
+}
+
 /// Where a [`Sidecar`] listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Addresses {
@@ -136,11 +181,20 @@ impl Sidecar {
     /// # Errors
     /// [`StartError`].
     pub async fn bind(compiled: Compiled, clock: Clock) -> Result<Self, StartError> {
+        Self::bind_in(compiled, Surroundings::new(clock)).await
+    }
+
+    /// The same in other surroundings.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn bind_in(compiled: Compiled, surroundings: Surroundings) -> Result<Self, StartError> {
+        let Surroundings { clock, names, machine, lost_lines } = surroundings;
         let Compiled {
             log,
             admin,
-            server: settings,
-            proxy,
+            server: mut settings,
+            mut proxy,
             control,
             egress,
             aws,
@@ -149,6 +203,7 @@ impl Sidecar {
             fields,
             warnings: _,
         } = compiled;
+        fit(&machine, &mut settings, &mut proxy);
         let reach = settings.reach;
         let mains = Listener::bind_all(&settings.listen, reach).await?;
         #[cfg(unix)]
@@ -178,7 +233,7 @@ impl Sidecar {
         }
         let means = auth::Means { control, clock: clock.clone(), tasks: tasks.clone(), environment: aws };
         let schemes = auth::Builder::new(means).build(&schemes, &fields);
-        let pool = Pool::new(roots, tasks.clone());
+        let pool = Pool::new(roots, tasks.clone(), names);
         let token = proxy.caller_token.clone().map(CallerToken::try_new).transpose()?.map(Arc::new);
         if let Some(token) = &token {
             tasks.spawn("caller-token", Arc::clone(token).follow());
@@ -188,7 +243,8 @@ impl Sidecar {
         let mut registry = Registry::with_prefix("countersign");
         registry.register("build", "The program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         registry.register_collector(Box::new(CredentialMetrics::new(schemes.credentials.clone())));
-        let budget = Budget::new(proxy.buffer_budget.0);
+        lost_lines.register(&mut registry);
+        let budget = Budget::new(proxy.buffer_budget.0, proxy.buffer_wait);
         let access = if log.access { AccessLog::All } else { AccessLog::Faults };
         let proxy = Arc::new(Proxy::new(snapshot, budget, clock.clone(), access, &mut registry));
         let drain = Drain::default();

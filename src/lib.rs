@@ -5,7 +5,7 @@
 //!
 //! | rank | modules |
 //! | --- | --- |
-//! | 0 | [`units`], [`secret`], [`clock`], [`tasks`], [`message`]: values and rules; [`tls`]: who is trusted |
+//! | 0 | [`units`], [`secret`], [`clock`], [`tasks`], [`message`], [`capacity`]: values and rules; [`tls`]: who is trusted |
 //! | 1 | [`telemetry`], [`egress`]: what is said, which proxy leads out |
 //! | 2 | [`route`]: where requests go |
 //! | 3 | [`auth`]: credentials and what they add; [`server`]: sockets, connections, drain |
@@ -18,6 +18,7 @@
 pub mod admin;
 pub mod app;
 pub mod auth;
+pub mod capacity;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -29,7 +29,7 @@ pub mod totp;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use http::{HeaderName, HeaderValue};
 
@@ -66,11 +66,11 @@ enum Token {
 }
 
 impl Token {
-    async fn get(&self) -> Result<Lease<Secret>, Unavailable> {
+    async fn get(&self, limit: Duration) -> Result<Lease<Secret>, Unavailable> {
         match self {
-            Self::Client(client) => client.get().await,
+            Self::Client(client) => client.get_within(limit).await,
             Self::User(login, which) => {
-                let Lease { value, generation } = login.get().await?;
+                let Lease { value, generation } = login.get_within(limit).await?;
                 Ok(Lease { value: value.get(*which).clone(), generation })
             }
         }
@@ -100,19 +100,25 @@ impl Scheme {
         }
     }
 
-    /// What to add to `request`. `now` is asked once the credential is there, right before the signature.
+    /// What to add to `request`; a credential that is being fetched is waited for, `limit` at most. `now` is asked once
+    /// it is there, right before the signature.
     ///
     /// # Errors
     /// [`AuthError`]: no credential, or a request that cannot be signed.
-    pub async fn authorize(&self, request: &Unsigned<'_>, now: impl Fn() -> SystemTime) -> Result<Grant, AuthError> {
+    pub async fn authorize(
+        &self,
+        request: &Unsigned<'_>,
+        limit: Duration,
+        now: impl Fn() -> SystemTime,
+    ) -> Result<Grant, AuthError> {
         match &self.grants {
             Grants::Bearer { token, header, scheme } => {
-                let lease = token.get().await.map_err(|missing| self.unavailable(missing))?;
+                let lease = token.get(limit).await.map_err(|missing| self.unavailable(missing))?;
                 let value = bearer(header, scheme, &lease.value)?;
                 Ok(Grant::new(vec![(header.clone(), value)], lease.generation))
             }
             Grants::SigV4 { keys, scope } => {
-                let lease = keys.get().await.map_err(|missing| self.unavailable(missing))?;
+                let lease = keys.get_within(limit).await.map_err(|missing| self.unavailable(missing))?;
                 let fields = sigv4::authorize(request, &lease.value.identity, scope, now())?;
                 Ok(Grant::new(fields, lease.generation))
             }

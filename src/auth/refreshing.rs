@@ -195,13 +195,24 @@ impl<S: Source> Refreshing<S> {
     /// # Cancellation
     /// Safe: the fetch goes on for the others.
     pub async fn get(&self) -> Result<Lease<S::Value>, Unavailable> {
+        self.get_within(CREDENTIAL_WAIT).await
+    }
+
+    /// The same with another limit on the wait.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: at once during a hold-off, else after `limit`.
+    ///
+    /// # Cancellation
+    /// As [`Refreshing::get`].
+    pub async fn get_within(&self, limit: Duration) -> Result<Lease<S::Value>, Unavailable> {
         let now = self.clock.now();
         if let Some(held) = &self.state.load().held
             && !held.is_near_end(now)
         {
             return Ok(held.lease.clone());
         }
-        self.wait(now.monotonic + CREDENTIAL_WAIT).await
+        self.wait(now.monotonic + limit).await
     }
 
     /// The upstream refused this credential: it is fetched again soon, but not because of each of many refusals.

@@ -14,11 +14,13 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use http::{HeaderName, HeaderValue, Method, Request, Uri};
 
-use crate::app::{Ended, Sidecar, try_credentials};
+use crate::app::{Ended, Sidecar, Surroundings, try_credentials};
 use crate::auth::refreshing::Chain;
+use crate::capacity::Machine;
 use crate::clock::Clock;
 use crate::config::{self, Compiled, Environment};
 use crate::proxy::explain::explain;
+use crate::telemetry::lines::Lines;
 
 const FAILED: u8 = 1;
 const CUT: u8 = 3;
@@ -140,7 +142,11 @@ fn health(source: &config::Source, environment: &Environment, ready: bool) -> Ex
 }
 
 fn run(compiled: Compiled) -> ExitCode {
-    let subscriber = compiled.log.subscriber(io::stderr);
+    let (lines, lost_lines) = match Lines::start(io::stderr()) {
+        Ok(started) => started,
+        Err(error) => return complain(&format!("starting the log: {error}"), FAILED),
+    };
+    let subscriber = compiled.log.subscriber(lines.clone());
     if tracing::subscriber::set_global_default(subscriber).is_err() {
         return complain(&"a log is set up already", FAILED);
     }
@@ -153,19 +159,22 @@ fn run(compiled: Compiled) -> ExitCode {
     };
     let ended = runtime.block_on(async {
         let (stop, hurry) = source::signals()?;
+        let surroundings = Surroundings { machine: Machine::read(), lost_lines, ..Surroundings::new(Clock::system()) };
         let sidecar =
-            Box::pin(Sidecar::bind(compiled, Clock::system())).await.map_err(|error| Chain(&error).to_string())?;
+            Box::pin(Sidecar::bind_in(compiled, surroundings)).await.map_err(|error| Chain(&error).to_string())?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "started");
         Ok::<Ended, String>(sidecar.run(stop, hurry).await)
     });
-    match ended {
+    let code = match ended {
         Ok(Ended { cut: 0 }) => ExitCode::SUCCESS,
         Ok(Ended { cut: _ }) => ExitCode::from(CUT),
         Err(error) => {
             tracing::error!(error, "cannot start");
             ExitCode::from(FAILED)
         }
-    }
+    };
+    lines.flush();
+    code
 }
 
 fn runtime() -> io::Result<tokio::runtime::Runtime> {

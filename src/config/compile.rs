@@ -90,6 +90,7 @@ pub(super) fn compile(raw: RawConfig, context: &mut Context<'_>) -> Compiled {
             forwarding: proxy.forwarded.value,
             max_in_flight: proxy.max_in_flight.value,
             buffer_budget: proxy.buffer_budget.value,
+            buffer_wait: proxy.buffer_wait.value,
         },
         aws: environment::aws(context),
         routes,

@@ -76,6 +76,8 @@ table! {
         drain_timeout: Duration = r#""25s""#;
         /// All bodies held for signing, together.
         buffer_budget: ByteSize = r#""64MiB""#;
+        /// How long a body waits for its share of that.
+        buffer_wait: Duration = r#""10s""#;
     }
 }
 
@@ -114,14 +116,24 @@ table! {
 table! {
     /// How upstreams are reached. In `[upstream]` for all routes, in a `[[route]]` for that one.
     struct RawUpstream {
-        /// Name lookup and TCP.
+        /// Name lookup.
+        dns_timeout: Duration = r#""2s""#;
+        /// TCP; all addresses of the name together.
         connect_timeout: Duration = r#""2s""#;
         /// TLS handshake.
         tls_timeout: Duration = r#""3s""#;
         /// Until the response head. API Gateway itself gives up after 29 s (REST, unless raised) or 30 s (HTTP).
         response_timeout: Duration = r#""35s""#;
-        /// Between two pieces of a body. API Gateway's own limit for streams is 5 min.
+        /// Between two pieces of an answer's body. API Gateway's own limit for streams is 5 min.
         body_idle_timeout: Duration = r#""330s""#;
+        /// Between two pieces of a request's body, as the client sends them.
+        upload_idle_timeout: Duration = r#""30s""#;
+        /// How long a request waits for a credential that is being fetched.
+        credential_timeout: Duration = r#""5s""#;
+        /// Between two pings on an HTTP/2 connection in use.
+        ping_interval: Duration = r#""20s""#;
+        /// How long the answer to a ping may take; without it the connection is over.
+        ping_timeout: Duration = r#""5s""#;
         /// How long an unused connection is kept.
         pool_idle_timeout: Duration = r#""20s""#;
         /// How long a connection is used for new requests, so that DNS changes are noticed.
@@ -312,8 +324,10 @@ table! {
         rewrite_location: bool = "true";
         /// "pass" leaves the upstream's cookies as they are; "local" makes them good for callers: no Domain, no Secure, Path of this route.
         cookies: Cookies = r#""pass""#;
-        /// Requests of this route at the same time; the one of [proxy] alone, if left out.
+        /// Requests of this route at the same time; if left out, half of what [proxy] takes, together with all such routes to the same upstream.
         max_in_flight: usize;
+        /// Whether a POST or PATCH that carries an Idempotency-Key is sent again as a PUT is, when its connection dies.
+        retry_idempotency_key: bool = "false";
         /// Changes to the request's headers on the way out.
         request_headers: RawRequestHeaders = "{}";
     }

@@ -19,10 +19,27 @@ use crate::message::body::{Turn, Upload};
 pub enum Failure {
     /// Nothing of it was sent: it may go out once more.
     Unsent(Box<Outbound>, UpstreamError),
+    /// There was no connection to send it on: it may go out once more.
+    Unreached(Box<Outbound>, UpstreamError),
+    /// The upstream did not look at it: it may go out once more, whatever it is.
+    Unprocessed(UpstreamError),
     /// It met a connection that was closing: it may go out once more if it is idempotent.
     Closing(UpstreamError),
     /// It must not.
     Final(UpstreamError),
+}
+
+impl Failure {
+    /// Why there is no answer.
+    pub fn into_error(self) -> UpstreamError {
+        match self {
+            Self::Unsent(_, error)
+            | Self::Unreached(_, error)
+            | Self::Unprocessed(error)
+            | Self::Closing(error)
+            | Self::Final(error) => error,
+        }
+    }
 }
 
 /// Sends `sealed` and waits for the response head, `limit` at most after the upstream took the last piece of a streamed
@@ -39,7 +56,10 @@ pub async fn send(
     reuse: Reuse,
     limit: Duration,
 ) -> Result<Answered, Failure> {
-    let checkout = connections.checkout(reuse).await.map_err(Failure::Final)?;
+    let checkout = match connections.checkout(reuse).await {
+        Ok(checkout) => checkout,
+        Err(error) => return Err(Failure::Unreached(Box::new(sealed.unseal()), error)),
+    };
     let (upload, purpose) = (sealed.upload(), sealed.purpose());
     let (request, envelope) = sealed.into_request(checkout.form());
     let exchange = pin!(async {
@@ -58,6 +78,7 @@ pub async fn send(
             Ok(answered) => Ok(answered),
             Err(Undelivered { error, sent }) => Err(match sent {
                 Sent::Nothing(request) => Failure::Unsent(Box::new(envelope.reopen(*request)), error),
+                Sent::Unprocessed => Failure::Unprocessed(error),
                 Sent::OnReusedConnection => Failure::Closing(error),
                 Sent::Something => Failure::Final(error),
             }),

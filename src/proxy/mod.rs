@@ -16,14 +16,17 @@ pub mod rewrite;
 pub mod skew;
 pub mod tunnel;
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
-use hyper::body::Incoming;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, header};
+use hyper::body::{Body as _, Incoming};
 use prometheus_client::registry::Registry;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 use self::conceal::{Passage, Secrets};
 use self::forward::Failure;
@@ -67,6 +70,8 @@ pub struct Settings {
     pub max_in_flight: usize,
     /// All bodies held for signing, together.
     pub buffer_budget: ByteSize,
+    /// How long a body waits for its share of that.
+    pub buffer_wait: Duration,
 }
 
 /// Answers requests by passing them on.
@@ -97,7 +102,7 @@ struct LiveRoute {
     connections: Arc<Connections>,
     /// Where the route takes a WebSocket: that begins over HTTP/1.1.
     websockets: Option<Arc<Connections>>,
-    in_flight: Option<Limit>,
+    in_flight: Limit,
 }
 
 /// What came of a request.
@@ -111,7 +116,7 @@ enum Passed<'live> {
 }
 
 /// So many at the same time.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Limit {
     places: Arc<Semaphore>,
     most: usize,
@@ -147,6 +152,13 @@ impl Snapshot {
         let table = Table::new(&routes);
         let hosts = routes.iter().filter_map(|route| route.host.clone());
         let guard = Guard::new(settings, hosts, token);
+        // One API that hangs must not take the places of all others (security.md A21), however many routes it has.
+        let mut upstreams: HashMap<Origin, Limit> = HashMap::new();
+        let is_only = routes.windows(2).all(|pair| match pair {
+            [one, other] => one.upstream.origin == other.upstream.origin,
+            _ => true,
+        });
+        let share = if is_only { settings.max_in_flight } else { settings.max_in_flight.div_ceil(2) };
         let live = |route: Route| {
             let connections = pool.origin(&route.upstream.origin)?;
             let websockets = if route.websocket { Some(pool.origin(&without_http2(&route))?) } else { None };
@@ -155,7 +167,12 @@ impl Snapshot {
                 schemes.fields.get(*index).map(|value| LiveField { name: name.clone(), value: Arc::clone(value) })
             };
             let fields = route.request_headers.secrets.iter().filter_map(field).collect();
-            let in_flight = route.max_in_flight.map(|most| Limit::new(most, "of this route"));
+            let in_flight = if let Some(most) = route.max_in_flight {
+                Limit::new(most, "of this route")
+            } else {
+                let origin = Origin::clone(&route.upstream.origin);
+                upstreams.entry(origin).or_insert_with(|| Limit::new(share, "of this upstream")).clone()
+            };
             Ok(LiveRoute { route, scheme, fields, connections, websockets, in_flight })
         };
         let routes = routes.into_iter().map(live).collect::<Result<_, TlsError>>()?;
@@ -210,7 +227,10 @@ impl Proxy {
         let live = self.live.load_full();
         let trailers = Trailers::wanted_by(request.headers());
         let origin = live.guard.origins().listed(request.headers()).cloned();
-        let mut response = match self.pass(&live, request, listener, &mut exchange).await {
+        let has_body = !request.body().is_end_stream();
+        let passed = self.pass(&live, request, listener, &mut exchange).await;
+        let is_unread = has_body && !exchange.is_upload_over();
+        let mut response = match passed {
             Ok(Passed::Response(response, permits, route)) => {
                 relay::relay(response, exchange, permits, trailers, route)
             }
@@ -218,6 +238,11 @@ impl Proxy {
             Ok(Passed::Here(fields)) => relay::answer(fields, exchange),
             Err(error) => relay::refuse(&error, exchange),
         };
+        // A body that is left unread ends the connection behind its answer; hyper does not say so, and a client's next request
+        // would meet the end. An answer that is no error may well read on.
+        if is_unread && response.status().as_u16() >= 400 {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         live.guard.origins().dress(response.headers_mut(), origin.as_ref());
         response
     }
@@ -270,13 +295,17 @@ impl Proxy {
         let LiveRoute { route, scheme, .. } = to;
         let connections = to.connections(outbound.purpose());
         let upload = Arc::clone(outbound.upload());
+        let begun = Instant::now();
         let mut attempt = Attempt::First;
         loop {
             let offset = connections.skew().known();
             let now = || offset.correct(self.clock.now().wall);
             let grant = match scheme {
                 None => Grant::nothing(),
-                Some(scheme) => scheme.authorize(&outbound.unsigned(), now).await.map_err(ProxyError::Auth)?,
+                Some(scheme) => {
+                    let granted = scheme.authorize(&outbound.unsigned(), route.credential_timeout, now).await;
+                    granted.map_err(ProxyError::Auth)?
+                }
             };
             let generation = grant.generation();
             let sealed = outbound.seal(grant);
@@ -284,22 +313,26 @@ impl Proxy {
             let sent = self.clock.now();
             // A WebSocket's connection ends with it, so it begins with it too.
             let may_reuse = attempt == Attempt::First && sealed.purpose() == Purpose::Answer;
-            let reuse = if may_reuse { Reuse::Allowed } else { Reuse::Avoided };
+            let reuse = if may_reuse { Reuse::Allowed } else { Reuse::NewerThan(begun) };
+            if attempt == Attempt::First {
+                connections.earn_retry();
+            }
             let again = match forward::send(connections, sealed, reuse, route.response_timeout).await {
                 Ok(response) => {
                     let granted = Granted { scheme: scheme.as_deref(), generation, connections, offset, sent };
-                    match self.after_refusal(granted, &response, attempt, spare).await {
-                        Some(again) => again,
-                        None => return Ok((response, secrets)),
+                    if let Some(again) = self.after_refusal(granted, &response, attempt, spare).await {
+                        again
+                    } else {
+                        upload.settle();
+                        return Ok((response, secrets));
                     }
                 }
-                Err(Failure::Unsent(again, _)) if attempt == Attempt::First => *again,
-                Err(Failure::Closing(error)) if attempt == Attempt::First && spare.is_idempotent() => {
-                    spare.into_outbound().ok_or_else(|| broken_off(&upload, error))?
+                Err(failure) => match (attempt, failure) {
+                    // Rare, and large.
+                    (Attempt::First, failure) => Box::pin(after_failure(failure, spare, to, connections)).await,
+                    (Attempt::Second, failure) => Err(failure.into_error()),
                 }
-                Err(Failure::Unsent(_, error) | Failure::Closing(error) | Failure::Final(error)) => {
-                    return Err(broken_off(&upload, error));
-                }
+                .map_err(|error| broken_off(&upload, error))?,
             };
             tracing::debug!(route = %route.name, "sent again");
             (outbound, attempt) = (again, Attempt::Second);
@@ -335,6 +368,32 @@ impl Proxy {
     }
 }
 
+/// The request once more, where security.md 3.3 has it sent again. A retry is paid for unless the request certainly was
+/// not processed: then it is no more load than the first time.
+async fn after_failure(
+    failure: Failure,
+    spare: Spare,
+    to: &LiveRoute,
+    connections: &Connections,
+) -> Result<Outbound, UpstreamError> {
+    match failure {
+        Failure::Unsent(again, _) => Ok(*again),
+        Failure::Unreached(again, error) => {
+            if connections.may_retry() {
+                Ok(*again)
+            } else {
+                Err(error)
+            }
+        }
+        Failure::Unprocessed(error) => spare.recover().await.ok_or(error),
+        Failure::Closing(error) => {
+            let may = spare.is_idempotent(to.route.idempotency_keys) && connections.may_retry();
+            if may { spare.recover().await.ok_or(error) } else { Err(error) }
+        }
+        Failure::Final(error) => Err(error),
+    }
+}
+
 /// An exchange without an answer: a client that broke off its upload broke off the exchange with it.
 fn broken_off(upload: &Upload, error: UpstreamError) -> ProxyError {
     upload.take_failure().map_or(ProxyError::Upstream(error), ProxyError::Body)
@@ -359,11 +418,7 @@ struct Granted<'a> {
 impl Snapshot {
     /// Places for one more request, of all routes and of its own.
     fn enter(&self, to: &LiveRoute) -> Result<Permits, ProxyError> {
-        let mut permits = vec![self.in_flight.enter()?];
-        if let Some(limit) = &to.in_flight {
-            permits.push(limit.enter()?);
-        }
-        Ok(Permits(permits))
+        Ok(Permits([self.in_flight.enter()?, to.in_flight.enter()?]))
     }
 
     fn find(

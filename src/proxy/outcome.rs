@@ -406,6 +406,7 @@ fn body_code(error: &BodyError) -> Code {
 fn upstream_code(error: &UpstreamError) -> Code {
     match error {
         UpstreamError::Resolve { .. }
+        | UpstreamError::ResolveTimeout { .. }
         | UpstreamError::Connect { .. }
         | UpstreamError::ConnectTimeout { .. }
         | UpstreamError::Proxy { .. } => Code::UpstreamUnreachable,

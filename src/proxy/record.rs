@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::outcome::{Fault, Outcome, ProxyError};
 use crate::auth::refreshing::Chain;
-use crate::message::body::Upload;
+use crate::message::body::{Turn, Upload};
 
 /// Seconds; the finest tells a local answer from an API's, the coarsest is API Gateway's own limit of 30 s.
 const DURATIONS: [f64; 13] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0];
@@ -170,6 +170,11 @@ impl Exchange {
     /// Its body can be followed here.
     pub fn uploading(&mut self, upload: &Arc<Upload>) {
         self.upload = Some(Arc::clone(upload));
+    }
+
+    /// Whether its body was read to its end.
+    pub fn is_upload_over(&self) -> bool {
+        self.upload.as_ref().is_some_and(|upload| upload.turn() == Turn::Over)
     }
 
     /// An answer with this status is on its way to the client.

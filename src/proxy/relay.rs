@@ -33,8 +33,8 @@ const X_CONTENT_TYPE_OPTIONS: HeaderName = HeaderName::from_static("x-content-ty
 pub struct Relayed(Source);
 
 /// The places a request takes among those in flight.
-#[derive(Debug, Default)]
-pub struct Permits(#[expect(dead_code, reason = "held for their drop")] pub(super) Vec<OwnedSemaphorePermit>);
+#[derive(Debug)]
+pub struct Permits(#[expect(dead_code, reason = "held for their drop")] pub(super) [OwnedSemaphorePermit; 2]);
 
 #[derive(Debug)]
 enum Source {

@@ -44,14 +44,21 @@ pub struct Route {
     pub rewrite_location: bool,
     /// What becomes of the upstream's cookies.
     pub cookies: Cookies,
-    /// Requests of this route at the same time; `None` leaves only the global limit.
+    /// Requests of this route at the same time; `None` shares one half of the global limit with all such routes of the
+    /// same origin.
     pub max_in_flight: Option<usize>,
     /// Largest body that is held for signing, in bytes.
     pub max_body: u64,
     /// Until the response head, from the last piece of a streamed body on.
     pub response_timeout: Duration,
-    /// Between two pieces of a body, in either direction.
+    /// Between two pieces of an answer's body.
     pub body_idle_timeout: Duration,
+    /// Between two pieces of a request's body.
+    pub upload_idle_timeout: Duration,
+    /// How long a request waits for a credential that is being fetched.
+    pub credential_timeout: Duration,
+    /// What an Idempotency-Key is worth.
+    pub idempotency_keys: IdempotencyKeys,
 }
 
 impl Route {
@@ -73,6 +80,16 @@ pub enum Cookies {
     Pass,
     /// They are made good for a caller that knows this route, over plain HTTP, instead of the upstream.
     Local,
+}
+
+/// Whether a request that is not idempotent may be sent again because it carries an `Idempotency-Key`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IdempotencyKeys {
+    /// No: few APIs know the field.
+    #[default]
+    Ignored,
+    /// Yes: this one does a request once, however often it comes.
+    Trusted,
 }
 
 /// Changes to a request's fields. A value that came from a secret is marked sensitive and does not print.

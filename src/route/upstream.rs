@@ -37,10 +37,16 @@ pub struct Origin {
     pub server_name: String,
     /// Roots, client certificate, HTTP/2.
     pub tls: ClientSettings,
-    /// Name lookup and TCP.
+    /// Name lookup.
+    pub dns_timeout: Duration,
+    /// TCP.
     pub connect_timeout: Duration,
     /// TLS handshake.
     pub tls_timeout: Duration,
+    /// Between two pings on an HTTP/2 connection in use.
+    pub ping_interval: Duration,
+    /// How long the answer to one may take; without it the connection is over.
+    pub ping_timeout: Duration,
     /// How long an unused connection is kept.
     pub pool_idle_timeout: Duration,
     /// How long a connection is used for new requests.

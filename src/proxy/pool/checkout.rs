@@ -4,10 +4,10 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 
 use http::{HeaderMap, Request, Response, StatusCode};
-use hyper::client::conn::http2;
 
-use super::connection::{H1, Switched, UpstreamBody, shared};
+use super::connection::{H1, Switched, UpstreamBody};
 use super::interim::Interim;
+use super::shared::Place;
 use super::{Connections, Sent, Undelivered, UpstreamError};
 use crate::message::body::OutboundBody;
 
@@ -51,7 +51,7 @@ pub enum Form {
 #[derive(Debug)]
 pub(super) enum Ready {
     Http1(H1),
-    Http2(http2::SendRequest<OutboundBody>),
+    Http2(Place),
 }
 
 /// A connection, and the form in which it takes requests.
@@ -78,7 +78,7 @@ impl Checkout {
     pub fn is_reused(&self) -> bool {
         match &self.ready {
             Ready::Http1(connection) => connection.is_reused(),
-            Ready::Http2(_) => true,
+            Ready::Http2(place) => place.is_reused(),
         }
     }
 
@@ -95,16 +95,7 @@ impl Checkout {
                 let interim = Interim::watch(&mut request);
                 limited(&interim, pin!(connection.exchange(request, self.home))).await
             }
-            Ready::Http2(mut sender) => match sender.try_send_request(request).await {
-                Ok(response) => shared(response),
-                Err(mut failed) => {
-                    let sent = match failed.take_message() {
-                        Some(request) => Sent::Nothing(Box::new(request)),
-                        None => Sent::Something,
-                    };
-                    Err(Undelivered { error: UpstreamError::Http(failed.into_error()), sent })
-                }
-            },
+            Ready::Http2(place) => place.exchange(request).await,
         }
     }
 

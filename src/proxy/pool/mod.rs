@@ -9,6 +9,10 @@ mod connection;
 mod dial;
 mod error;
 mod interim;
+mod names;
+mod race;
+mod retries;
+mod shared;
 mod tunnel;
 
 use std::collections::HashMap;
@@ -16,7 +20,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::uri::Scheme;
-use hyper::client::conn::http2;
 use tokio::time::Instant;
 
 use self::checkout::Ready;
@@ -25,9 +28,11 @@ use self::connection::H1;
 pub use self::connection::{Switched, UpstreamBody};
 use self::dial::{Dialer, Established};
 pub use self::error::{Sent, Undelivered, UpstreamError};
+pub use self::names::Names;
+use self::retries::Retries;
+use self::shared::{Most, Shared};
 pub use self::tunnel::ProxyFault;
 use super::skew::Skew;
-use crate::message::body::OutboundBody;
 use crate::route::Origin;
 use crate::tasks::Tasks;
 use crate::tls::{ClientSettings, Http2, SystemRoots, TlsError};
@@ -40,14 +45,15 @@ const MAX_IDLE: usize = 256;
 pub struct Pool {
     roots: SystemRoots,
     tasks: Tasks,
+    names: Names,
     origins: Mutex<HashMap<Origin, Arc<Connections>>>,
     tls: Mutex<HashMap<ClientSettings, Arc<rustls::ClientConfig>>>,
 }
 
 impl Pool {
-    /// An empty pool.
-    pub fn new(roots: SystemRoots, tasks: Tasks) -> Self {
-        Self { roots, tasks, origins: Mutex::default(), tls: Mutex::default() }
+    /// An empty pool, which looks names up in `names`.
+    pub fn new(roots: SystemRoots, tasks: Tasks, names: Names) -> Self {
+        Self { roots, tasks, names, origins: Mutex::default(), tls: Mutex::default() }
     }
 
     /// The connections of `origin`, shared by all routes that have an equal one.
@@ -61,8 +67,10 @@ impl Pool {
         }
         let tls = if origin.scheme == Scheme::HTTPS { Some(self.tls(&origin.tls)?) } else { None };
         let connections = Arc::new(Connections {
-            dialer: Dialer::new(origin.clone(), tls, self.tasks.clone()),
+            dialer: Dialer::new(origin.clone(), tls, self.tasks.clone(), self.names.clone()),
             skew: Skew::default(),
+            retries: Retries::default(),
+            most: Most::default(),
             kept: Mutex::default(),
             dialling: tokio::sync::Mutex::new(()),
         });
@@ -92,6 +100,9 @@ pub struct Connections {
     dialer: Dialer,
     /// Of the origin's clock.
     skew: Skew,
+    retries: Retries,
+    /// On one HTTP/2 connection.
+    most: Most,
     kept: Mutex<Kept>,
     /// Held while dialling an origin that may speak HTTP/2, so that a burst of requests makes one connection.
     dialling: tokio::sync::Mutex<()>,
@@ -101,7 +112,7 @@ pub struct Connections {
 struct Kept {
     speaks: Speaks,
     idle: Vec<Idle>,
-    shared: Option<Shared>,
+    shared: Vec<Shared>,
 }
 
 /// What the origin chose in its last handshake.
@@ -119,20 +130,23 @@ struct Idle {
     since: Instant,
 }
 
-/// An HTTP/2 connection, driven by a task of its own.
-#[derive(Debug)]
-struct Shared {
-    sender: http2::SendRequest<OutboundBody>,
-    until: Instant,
-}
-
-/// Whether a request may go on an HTTP/1 connection that was used before.
+/// Whether a request may go on a connection that was used before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reuse {
     /// It may.
     Allowed,
-    /// One has just failed it, and the others may have been closed with that one.
-    Avoided,
+    /// One made before this has failed it, and the others may have been closed with that one.
+    NewerThan(Instant),
+}
+
+impl Reuse {
+    /// Whether a connection that was made at `begun` will do.
+    fn admits(self, begun: Instant) -> bool {
+        match self {
+            Self::Allowed => true,
+            Self::NewerThan(failed) => begun > failed,
+        }
+    }
 }
 
 impl Connections {
@@ -149,6 +163,16 @@ impl Connections {
         Ok(Checkout::new(ready, Arc::clone(self)))
     }
 
+    /// A request is sent for the first time: that earns a part of a retry.
+    pub fn earn_retry(&self) {
+        self.retries.earn();
+    }
+
+    /// Whether one more request may be sent again; it counts as sent then.
+    pub fn may_retry(&self) -> bool {
+        self.retries.spend()
+    }
+
     /// How far the origin's clock is from ours.
     pub fn skew(&self) -> &Skew {
         &self.skew
@@ -162,13 +186,12 @@ impl Connections {
     fn take_kept(&self, reuse: Reuse) -> Option<Ready> {
         let now = Instant::now();
         let mut kept = lock(&self.kept);
-        if let Some(shared) = &kept.shared {
-            if shared.until > now && !shared.sender.is_closed() {
-                return Some(Ready::Http2(shared.sender.clone()));
-            }
-            kept.shared = None;
+        kept.shared.retain(Shared::is_open);
+        // The newest first: an older one may be going away without our having heard of it.
+        if let Some(place) = kept.shared.iter().rev().find_map(|shared| shared.enter(reuse, &self.most)) {
+            return Some(Ready::Http2(place));
         }
-        if reuse == Reuse::Avoided {
+        if reuse != Reuse::Allowed {
             return None;
         }
         // The one used last is the one most likely to be alive.
@@ -207,16 +230,17 @@ impl Connections {
 
     async fn establish(&self) -> Result<Ready, UpstreamError> {
         let until = Instant::now() + jittered(self.origin().max_connection_age);
-        match self.dialer.establish().await? {
+        match self.dialer.establish(&self.most).await? {
             Established::Http1(sender, driver) => {
                 lock(&self.kept).speaks = Speaks::Http1;
                 Ok(Ready::Http1(H1::new(sender, driver, until)))
             }
             Established::Http2(sender) => {
+                let (shared, place) = Shared::begin(sender, until, &self.most);
                 let mut kept = lock(&self.kept);
                 kept.speaks = Speaks::Http2;
-                kept.shared = Some(Shared { sender: sender.clone(), until });
-                Ok(Ready::Http2(sender))
+                kept.shared.push(shared);
+                Ok(Ready::Http2(place))
             }
         }
     }
@@ -247,7 +271,7 @@ async fn reap(connections: std::sync::Weak<Connections>, limit: Duration) {
         kept.idle.retain_mut(|idle| {
             now.duration_since(idle.since) < limit && idle.connection.until > now && idle.connection.is_alive()
         });
-        kept.shared.take_if(|shared| shared.until <= now || shared.sender.is_closed());
+        kept.shared.retain(Shared::is_open);
     }
 }
 
