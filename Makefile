@@ -1,5 +1,5 @@
 # `make test` is the whole test run; it installs what it needs in this folder, and Debian packages when it is root.
-.PHONY: test rust interop demo lint fmt setup fuzz
+.PHONY: test rust interop demo lint fmt setup fuzz soak
 
 VENV := tests/interop/.venv
 BINARY := target/release/countersign
@@ -26,6 +26,12 @@ $(VENV)/.done: tests/interop/requirements.txt
 	python3 -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/interop/requirements.txt
 	touch $@
+
+# Requests for an hour through a network that fails every 20 s; prints what became of them, memory and descriptors.
+SOAK_SECONDS ?= 3600
+SOAK_RPS ?= 300
+soak:
+	SOAK_SECONDS=$(SOAK_SECONDS) SOAK_RPS=$(SOAK_RPS) cargo test --release --locked --test it -- --ignored --nocapture soak::
 
 lint:
 	cargo fmt --all --check

@@ -11,7 +11,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// Paths of third-party crates, and where alone they may be named: files or folders of `src/`.
-const ROOMS: [(&[&str], &[&str]); 18] = [
+const ROOMS: [(&[&str], &[&str]); 20] = [
     (&["reqwest"], &["auth/"]),
     // The one error of a client that cannot be built; a wrapper would only rename it.
     (&["reqwest", "Error"], &["auth/", "app.rs"]),
@@ -30,6 +30,8 @@ const ROOMS: [(&[&str], &[&str]); 18] = [
     (&["strsim"], &["config/"]),
     (&["tracing_subscriber"], &["telemetry/"]),
     (&["hyper", "client"], &["proxy/pool/"]),
+    (&["h2"], &["proxy/pool/"]),
+    (&["rustix"], &["capacity.rs"]),
     (&["hyper", "server"], &["server/"]),
     (&["arc_swap"], &["proxy/", "auth/refreshing.rs", "tls/serving.rs"]),
 ];

@@ -5,6 +5,8 @@ use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use standin::{Authority, Gateway};
@@ -62,6 +64,7 @@ pub(crate) struct Running {
     child: Child,
     lines: mpsc::UnboundedReceiver<String>,
     said: Vec<String>,
+    deaf: Arc<AtomicBool>,
 }
 
 impl Running {
@@ -70,12 +73,18 @@ impl Running {
         let mut child = command(folder, arguments, variables).spawn().unwrap();
         let stderr = child.stderr.take().unwrap();
         let (say, lines) = mpsc::unbounded_channel();
+        let deaf = Arc::<AtomicBool>::default();
+        let is_deaf = Arc::clone(&deaf);
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines() {
                 drop(say.send(line.unwrap()));
+                while is_deaf.load(Ordering::Relaxed) {
+                    // The pipe stays open, and nobody reads.
+                    std::thread::park();
+                }
             }
         });
-        Self { child, lines, said: Vec::new() }
+        Self { child, lines, said: Vec::new(), deaf }
     }
 
     /// Waits for a line that has all of `words`.
@@ -98,6 +107,17 @@ impl Running {
     pub(crate) async fn address(&mut self, listener: &str) -> SocketAddr {
         let line = self.line(&["\"listening\"", &format!("\"listener\":\"{listener}\"")]).await;
         serde_json::from_str::<serde_json::Value>(&line).unwrap()["address"].as_str().unwrap().parse().unwrap()
+    }
+
+    /// Reads no more of its standard error, which stays open.
+    pub(crate) fn stop_reading(&self) {
+        self.deaf.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits for its end; returns its exit code.
+    pub(crate) async fn code(mut self) -> i32 {
+        let waited = tokio::task::spawn_blocking(move || self.child.wait().unwrap().code().unwrap());
+        within(waited).await.unwrap()
     }
 
     /// Sends it a signal.

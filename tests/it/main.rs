@@ -24,6 +24,8 @@ mod hygiene;
 #[cfg(test)]
 mod identity;
 #[cfg(test)]
+mod ledger;
+#[cfg(test)]
 mod limits;
 #[cfg(test)]
 mod localize;
@@ -36,6 +38,8 @@ mod refusal;
 #[cfg(test)]
 mod renewals;
 #[cfg(test)]
+mod retry;
+#[cfg(test)]
 mod role;
 #[cfg(test)]
 mod rotation;
@@ -43,6 +47,8 @@ mod rotation;
 mod routes;
 #[cfg(test)]
 mod sigv4;
+#[cfg(test)]
+mod soak;
 #[cfg(test)]
 mod socket;
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! The sidecar under test, and what stands around it.
 
 mod client;
+mod frames;
+mod ledger;
 mod log;
 mod metrics;
 mod wire;
@@ -14,15 +16,18 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use countersign::app::{Ended, Sidecar};
+use countersign::app::{Ended, Sidecar, Surroundings};
 use countersign::clock::Clock;
 use countersign::config::{self, Environment, Source};
+use countersign::proxy::pool::Names;
 use standin::Authority;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 pub(crate) use client::{Answer, Client, Piece};
+pub(crate) use frames::{FrameUpstream, Frames, INTERNAL_ERROR, NO_ERROR, REFUSED_STREAM};
+pub(crate) use ledger::{Done, Ledger};
 pub(crate) use metrics::Metrics;
 pub(crate) use wire::{Line, Wire};
 pub(crate) use world::{Held, Plan, World, app_client, held, hold, iam, piece, seen, token, user};
@@ -56,6 +61,7 @@ pub(crate) struct Setup {
     secrets: Vec<String>,
     folder: TempDir,
     clock: Clock,
+    names: Names,
 }
 
 impl Setup {
@@ -74,6 +80,7 @@ impl Setup {
             secrets: Vec::new(),
             folder,
             clock: Clock::system(),
+            names: Names::system(),
         }
     }
 
@@ -123,6 +130,12 @@ impl Setup {
         self
     }
 
+    /// Where upstreams' names are looked up.
+    pub(crate) fn names(mut self, names: Names) -> Self {
+        self.names = names;
+        self
+    }
+
     /// A file beside the config, to be named by its name alone. Its content must never be shown.
     pub(crate) fn secret_file(mut self, name: &str, content: &str) -> Self {
         write_private(&self.folder.path().join(name), content);
@@ -143,7 +156,7 @@ impl Setup {
 
     /// Runs it.
     pub(crate) async fn start(self) -> Countersign {
-        let Self { listen, proxy, upstream, rest, environment, secrets, folder, clock } = self;
+        let Self { listen, proxy, upstream, rest, environment, secrets, folder, clock, names } = self;
         let log = log::Log::shared();
         let text = format!(
             "[proxy]\nlisten = [{listen}]\n{proxy}\n[admin]\nlisten = \"127.0.0.1:0\"\n\
@@ -153,7 +166,8 @@ impl Setup {
         let compiled =
             config::load(&source, &Environment::new(environment)).unwrap_or_else(|report| panic!("{report}"));
         let said_before = log.length();
-        let sidecar = Box::pin(Sidecar::bind(compiled, clock)).await.unwrap();
+        let surroundings = Surroundings { names, ..Surroundings::new(clock) };
+        let sidecar = Box::pin(Sidecar::bind_in(compiled, surroundings)).await.unwrap();
         let addresses = sidecar.addresses();
         let (stop, stopped) = oneshot::channel();
         let (hurry, hurried) = oneshot::channel();

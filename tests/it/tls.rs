@@ -378,6 +378,30 @@ async fn an_answer_that_nobody_takes_ends_its_http_2_connection() {
     world.finish().await;
 }
 
+#[tokio::test]
+async fn an_answer_that_nobody_takes_ends_though_its_connection_is_busy() {
+    let authority = Authority::new();
+    let (responder, mut taken) = hold();
+    let plan = listening(Plan::open(), &authority).respond("/prod/held", responder);
+    let world = plan.proxy("idle_timeout = \"300ms\"").start().await;
+    let mut tasks = JoinSet::new();
+    let mut client = Client::over(dial(&world, &authority, &PROTOCOLS).await.unwrap(), &mut tasks).await;
+    let request = client.request("GET", "/held").body(Full::default()).unwrap();
+    let (response, _) = tokio::join!(client.send(request), async {
+        held(&mut taken).await.answer_with(full(vec![b'x'; 32 * 1024 * 1024]))
+    });
+    within(async {
+        while world.countersign.metrics().await.ended("client-aborted") == 0 {
+            assert_eq!(client.get("/").await.status, 200);
+        }
+    })
+    .await;
+    assert_eq!(client.get("/").await.status, 200, "the others go on");
+    assert!(within(response.into_body().collect()).await.is_err(), "it does not look whole");
+    drop(client);
+    world.finish().await;
+}
+
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
