@@ -53,7 +53,8 @@ impl Bench {
                 "[auth.tokens]\nkind = \"client-credentials\"\ntoken_url = \"{}\"\nclient_id = \"orders\"\n\
                  client_secret = {{ env = \"SECRET\" }}\n[[route]]\nname = \"api\"\nupstream = \"https://{API}/prod\"\n\
                  connect_to = \"127.0.0.1:{port}\"\nauth = \"tokens\"\n[[route]]\nname = \"well\"\npath = \"/well\"\n\
-                 strip_path = true\nupstream = \"https://{API}/prod\"\nconnect_to = \"127.0.0.1:{}\"\nauth = \"tokens\"\n",
+                 strip_path = true\nupstream = \"https://{API}/prod\"\nconnect_to = \"127.0.0.1:{}\"\nauth = \"tokens\"\n\
+                 connect_timeout = \"9s\"\ntls_timeout = \"9s\"\nresponse_timeout = \"9s\"\nbody_idle_timeout = \"9s\"\n",
                 tokens.url(),
                 well.port(),
             ));
