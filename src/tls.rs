@@ -8,6 +8,7 @@ pub mod serving;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use aws_lc_rs::digest::{Context, SHA256, digest};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
@@ -78,6 +79,10 @@ pub enum TlsError {
     Versions(#[source] rustls::Error),
 }
 
+/// What the files of [`ClientSettings`] held at one time; equal if they held the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fingerprint([u8; 32]);
+
 /// The system's root certificates, read once: 145 of them take 3 ms, and every upstream shares them.
 #[derive(Clone, Debug)]
 pub struct SystemRoots(Arc<RootCertStore>);
@@ -103,6 +108,17 @@ impl TlsError {
 }
 
 impl ClientSettings {
+    /// The files that it names.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        let identity = self.identity.iter().flat_map(|identity| [&identity.cert, &identity.key]);
+        self.ca_file.iter().chain(identity).map(PathBuf::as_path)
+    }
+
+    /// What its files hold now. Blocks while it reads them.
+    pub fn fingerprint(&self) -> Fingerprint {
+        fingerprint(self.files())
+    }
+
     /// Reads the files and throws them away: whether a [`ClientConfig`] could be made of them.
     ///
     /// # Errors
@@ -172,6 +188,21 @@ impl SystemRoots {
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
         Ok(config)
     }
+}
+
+/// What `files` hold now. Blocks while it reads them.
+pub fn fingerprint<'a>(files: impl Iterator<Item = &'a Path>) -> Fingerprint {
+    let mut all = Context::new(&SHA256);
+    for file in files {
+        match std::fs::read(file).map(zeroize::Zeroizing::new) {
+            Ok(content) => all.update(digest(&SHA256, &content).as_ref()),
+            // One that is not there differs from one of any content.
+            Err(_) => all.update(&[0]),
+        }
+    }
+    let mut sum = [0; 32];
+    sum.copy_from_slice(all.finish().as_ref());
+    Fingerprint(sum)
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {

@@ -5,6 +5,7 @@
 
 mod healthcheck;
 mod source;
+mod systemd;
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -19,6 +20,7 @@ use crate::auth::refreshing::Chain;
 use crate::clock::Clock;
 use crate::config::{self, Compiled, Environment};
 use crate::proxy::explain::explain;
+use crate::reload::Reloader;
 
 const FAILED: u8 = 1;
 const CUT: u8 = 3;
@@ -104,7 +106,9 @@ pub fn main() -> ExitCode {
     };
     let environment = source::environment();
     match cli.command {
-        Command::Run(file) => with_config(&file, &environment, run),
+        Command::Run(file) => with_config(&file, &environment, |compiled| {
+            run(compiled, source::file(file.config.as_deref(), &environment), &environment)
+        }),
         Command::Check(args) => with_config(&args.file, &environment, |compiled| check(&compiled, args.online)),
         Command::Explain(args) => with_config(&args.file, &environment, |compiled| {
             explain_request(&compiled, args.method, args.url, args.headers)
@@ -139,7 +143,7 @@ fn health(source: &config::Source, environment: &Environment, ready: bool) -> Ex
     }
 }
 
-fn run(compiled: Compiled) -> ExitCode {
+fn run(compiled: Compiled, file: Option<PathBuf>, environment: &Environment) -> ExitCode {
     let subscriber = compiled.log.subscriber(io::stderr);
     if tracing::subscriber::set_global_default(subscriber).is_err() {
         return complain(&"a log is set up already", FAILED);
@@ -147,16 +151,18 @@ fn run(compiled: Compiled) -> ExitCode {
     for warning in &compiled.warnings {
         tracing::warn!(warning = %warning, "config");
     }
+    let handed = systemd::handed();
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => return complain(&format!("starting the runtime: {error}"), FAILED),
     };
     let ended = runtime.block_on(async {
         let (stop, hurry) = source::signals()?;
-        let sidecar =
-            Box::pin(Sidecar::bind(compiled, Clock::system())).await.map_err(|error| Chain(&error).to_string())?;
+        let reloader = Reloader::new(file, &compiled, environment.clone(), source::hangups()?);
+        let sidecar = Box::pin(Sidecar::bind_with(compiled, Clock::system(), handed?));
+        let sidecar = sidecar.await.map_err(|error| Chain(&error).to_string())?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "started");
-        Ok::<Ended, String>(sidecar.run(stop, hurry).await)
+        Ok::<Ended, String>(sidecar.reloading(reloader).telling(systemd::tell).run(stop, hurry).await)
     });
     match ended {
         Ok(Ended { cut: 0 }) => ExitCode::SUCCESS,

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use self::auth::Logins;
 use super::diagnostic::Problems;
 use super::raw::RawConfig;
-use super::{Compiled, Environment};
+use super::{Compiled, Environment, Hash};
 use crate::auth::spec::SecretField;
 use crate::tls::ClientSettings;
 use crate::{proxy, server, telemetry};
@@ -61,7 +61,7 @@ pub(super) fn compile(raw: RawConfig, context: &mut Context<'_>) -> Compiled {
     let (listens, admin) = listen::check(&proxy, admin, &routes, context);
     let allowed_hosts = name::hosts("allowed_hosts", &proxy.allowed_hosts.value, context);
     let allowed_origins = caller::origins(&proxy.allowed_origins.value, context);
-    let caller_token = proxy.caller_token.as_ref().and_then(|token| caller::token(token, context));
+    let caller_token = proxy.caller_token.as_ref().and_then(|token| caller::token("caller_token", token, context));
     upstream::check_budget(&upstream, &routes, &proxy.buffer_budget, context);
     let mut auths = auth::compile(&auth, context);
     let routes = route::compile(routes, &mut auths, context);
@@ -95,6 +95,7 @@ pub(super) fn compile(raw: RawConfig, context: &mut Context<'_>) -> Compiled {
         routes,
         schemes,
         fields: std::mem::take(&mut context.fields),
+        hash: Hash::default(),
         warnings: Vec::new(),
     }
 }

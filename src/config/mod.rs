@@ -15,12 +15,19 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::digest::{SHA256, digest};
 
 pub use diagnostic::{Diagnostic, Report, Severity};
 
 use crate::{admin, auth, egress, proxy, route, server, telemetry, tls};
+
+/// A file that is larger is no config: 4 MiB are tens of thousands of routes, and a ConfigMap ends at 1 MiB.
+const LARGEST_FILE: u64 = 4 * 1024 * 1024;
 
 /// A config file's text.
 #[derive(Clone)]
@@ -31,6 +38,42 @@ pub struct Source {
     pub text: String,
     /// What relative file names in it start from.
     pub folder: PathBuf,
+}
+
+/// Tells configs apart by their text. Prints as 8 hex digits: enough to see which of a fleet have which, and too little to
+/// try out guesses at a secret that stands in the text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hash([u8; 32]);
+
+impl fmt::Display for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self([a, b, c, d, ..]) = self;
+        write!(f, "{a:02x}{b:02x}{c:02x}{d:02x}")
+    }
+}
+
+impl Source {
+    /// The file at `path`. Blocks while it reads it.
+    ///
+    /// # Errors
+    /// That of the file system; `InvalidData` for what is no text, or larger than any config.
+    pub fn read(path: &Path) -> io::Result<Self> {
+        let mut text = String::new();
+        File::open(path)?.take(LARGEST_FILE + 1).read_to_string(&mut text)?;
+        if text.len() as u64 > LARGEST_FILE {
+            let message = format!("it is larger than {LARGEST_FILE} bytes");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+        }
+        let folder = path.parent().map(Path::to_owned).unwrap_or_default();
+        Ok(Self { name: path.display().to_string(), text, folder })
+    }
+
+    /// Of its text.
+    pub fn hash(&self) -> Hash {
+        let mut hash = Hash::default();
+        hash.0.copy_from_slice(digest(&SHA256, self.text.as_bytes()).as_ref());
+        hash
+    }
 }
 
 /// Environment variables, as `cli` read them. Does not print values.
@@ -60,6 +103,8 @@ pub struct Compiled {
     pub schemes: Vec<auth::spec::Spec>,
     /// Header values that are secrets and may change.
     pub fields: Vec<auth::spec::SecretField>,
+    /// Of the text that it was compiled from.
+    pub hash: Hash,
     /// What is allowed and should be known, in the order of the file. Each prints as its whole paragraph.
     pub warnings: Vec<Diagnostic>,
 }
@@ -77,7 +122,7 @@ pub fn load(source: &Source, environment: &Environment) -> Result<Compiled, Repo
     let failed = problems.has_errors();
     let diagnostics = problems.place(&source.name, &source.text);
     match compiled {
-        Some(compiled) if !failed => Ok(Compiled { warnings: diagnostics, ..compiled }),
+        Some(compiled) if !failed => Ok(Compiled { hash: source.hash(), warnings: diagnostics, ..compiled }),
         _ => Err(Report { file: source.name.clone(), diagnostics }),
     }
 }

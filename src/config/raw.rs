@@ -96,6 +96,8 @@ table! {
         listen: SocketAddr = r#""127.0.0.1:9901""#;
         /// Address of the probes alone, for a kubelet that comes from outside the pod; any address.
         health_listen: SocketAddr;
+        /// What a POST to /quitquitquit must show to stop countersign; without it there is no such page.
+        quit_token: RawSecret;
     }
 }
 

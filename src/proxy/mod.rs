@@ -111,7 +111,7 @@ enum Passed<'live> {
 }
 
 /// So many at the same time.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Limit {
     places: Arc<Semaphore>,
     most: usize,
@@ -124,6 +124,12 @@ impl Limit {
         Self { places: Arc::new(Semaphore::new(most)), most, scope }
     }
 
+    /// The limit `before`, if it is as high; else one whose places are all free.
+    fn succeeding(before: Option<&Self>, most: usize, scope: &'static str) -> Self {
+        let is_as_high = |before: &&Self| before.most == most.min(Semaphore::MAX_PERMITS);
+        before.filter(is_as_high).cloned().unwrap_or_else(|| Self::new(most, scope))
+    }
+
     /// A place, or a refusal at once: a queue here would only hide that too much is asked.
     fn enter(&self) -> Result<OwnedSemaphorePermit, ProxyError> {
         Arc::clone(&self.places)
@@ -132,18 +138,26 @@ impl Limit {
     }
 }
 
+/// What a snapshot is made with, besides its config.
+#[derive(Debug)]
+pub struct Parts<'a> {
+    /// What authorises.
+    pub schemes: &'a Schemes,
+    /// Where connections come from.
+    pub pool: &'a Pool,
+    /// What callers must show.
+    pub token: Option<Arc<CallerToken>>,
+    /// The snapshot whose place it takes: places among the requests in flight stay taken, where their number is the same.
+    pub before: Option<&'a Snapshot>,
+}
+
 impl Snapshot {
-    /// Puts a config's parts together.
+    /// Puts a config's parts together. Blocks while it reads the certificate files of upstreams.
     ///
     /// # Errors
-    /// [`TlsError`] when an upstream's certificate files cannot be used.
-    pub fn try_new(
-        settings: &Settings,
-        routes: Vec<Route>,
-        schemes: &Schemes,
-        pool: &Pool,
-        token: Option<Arc<CallerToken>>,
-    ) -> Result<Self, TlsError> {
+    /// [`TlsError`] when one of those cannot be used.
+    pub fn try_new(settings: &Settings, routes: Vec<Route>, parts: Parts<'_>) -> Result<Self, TlsError> {
+        let Parts { schemes, pool, token, before } = parts;
         let table = Table::new(&routes);
         let hosts = routes.iter().filter_map(|route| route.host.clone());
         let guard = Guard::new(settings, hosts, token);
@@ -155,11 +169,13 @@ impl Snapshot {
                 schemes.fields.get(*index).map(|value| LiveField { name: name.clone(), value: Arc::clone(value) })
             };
             let fields = route.request_headers.secrets.iter().filter_map(field).collect();
-            let in_flight = route.max_in_flight.map(|most| Limit::new(most, "of this route"));
+            let taken = before.and_then(|before| before.places_of(&route.name));
+            let in_flight = route.max_in_flight.map(|most| Limit::succeeding(taken, most, "of this route"));
             Ok(LiveRoute { route, scheme, fields, connections, websockets, in_flight })
         };
         let routes = routes.into_iter().map(live).collect::<Result<_, TlsError>>()?;
-        let in_flight = Limit::new(settings.max_in_flight, "of all routes");
+        let taken = before.map(|before| &before.in_flight);
+        let in_flight = Limit::succeeding(taken, settings.max_in_flight, "of all routes");
         Ok(Self { table, routes, guard, in_flight })
     }
 }
@@ -188,9 +204,19 @@ impl LiveRoute {
 
 impl Proxy {
     /// A proxy that serves `snapshot`.
-    pub fn new(snapshot: Snapshot, budget: Budget, clock: Clock, log: AccessLog, registry: &mut Registry) -> Self {
+    pub fn new(snapshot: Arc<Snapshot>, budget: Budget, clock: Clock, log: AccessLog, registry: &mut Registry) -> Self {
         let metrics = Arc::new(Metrics::register(registry));
-        Self { live: ArcSwap::from_pointee(snapshot), metrics, budget, clock, log }
+        Self { live: ArcSwap::from(snapshot), metrics, budget, clock, log }
+    }
+
+    /// What is served now.
+    pub fn live(&self) -> Arc<Snapshot> {
+        self.live.load_full()
+    }
+
+    /// Serves `snapshot` from the next request on; those under way end on the one that they began with.
+    pub fn replace(&self, snapshot: Arc<Snapshot>) {
+        self.live.store(snapshot);
     }
 
     /// Answers one request that came to `listener` (`None`: a main one).
@@ -357,6 +383,10 @@ struct Granted<'a> {
 }
 
 impl Snapshot {
+    fn places_of(&self, route: &str) -> Option<&Limit> {
+        self.routes.iter().find(|live| *live.route.name == *route)?.in_flight.as_ref()
+    }
+
     /// Places for one more request, of all routes and of its own.
     fn enter(&self, to: &LiveRoute) -> Result<Permits, ProxyError> {
         let mut permits = vec![self.in_flight.enter()?];

@@ -9,9 +9,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Response;
+use http::{Request, Response};
 use http::header::{self, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -48,8 +49,11 @@ where
     let word = Arc::<Word>::default();
     let io = Gate::new(io, timers, Arc::clone(&word));
     let (word, follows) = (&word, &Mutex::new(None));
-    let service = service_fn(|request| {
+    let service = service_fn(|mut request: Request<Incoming>| {
         let mut in_flight = Some(drain.enter());
+        if request.headers().contains_key(header::UPGRADE) {
+            request.extensions_mut().insert(drain.ending());
+        }
         let answer = service(match word.refused() {
             None => Ok(request),
             Some(refused) => Err(refused.clone()),
@@ -60,6 +64,9 @@ where
             if let Some(tunnel) = Tunnel::take_from(&mut response) {
                 word.tunnel();
                 // It is a request in flight until its end.
+                if let Some(in_flight) = &mut in_flight {
+                    in_flight.become_tunnel();
+                }
                 *follows.lock().unwrap_or_else(PoisonError::into_inner) = Some((tunnel, in_flight.take()));
             } else if is_leaving() {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
