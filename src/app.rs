@@ -22,9 +22,9 @@ use self::live::{Live, Teller};
 use self::parts::{AtStart, Ground, Parts};
 use crate::admin::standing::Standing;
 use crate::admin::{Admin, Pages, Shown};
-use crate::auth::{self, Roster};
 use crate::auth::metrics::CredentialMetrics;
 use crate::auth::refreshing::Status;
+use crate::auth::{self, Roster};
 use crate::clock::Clock;
 use crate::config::Compiled;
 use crate::message::body::Budget;
@@ -164,7 +164,8 @@ impl Sidecar {
         if let Some(token) = &quit_token {
             tasks.spawn("quit-token", token.follow());
         }
-        let shown = Shown { credentials: roster.clone(), standing: standing.clone(), registry, drain: drain.clone(), clock };
+        let shown =
+            Shown { credentials: roster.clone(), standing: standing.clone(), registry, drain: drain.clone(), clock };
         let admin = Arc::new(Admin::new(&compiled.admin, shown, quit_token));
         let at_start = AtStart::of(&compiled);
         let teller = Teller::default();

@@ -19,8 +19,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::standing::Standing;
-use crate::auth::{self, Roster};
 use crate::auth::refreshing::Status;
+use crate::auth::{self, Roster};
 use crate::clock::Clock;
 use crate::proxy::guard::Guard;
 use crate::proxy::guard::token::CallerToken;

@@ -86,9 +86,7 @@ impl Opened {
             if !is_open(&key) {
                 match open(*address, reach, handed).await {
                     Ok(listener) => new.push((key.clone(), Socket::Tcp(listener))),
-                    Err(error)
-                        if settings.listen.len() > 1 && address.is_ipv6() && is_missing_ipv6(&error.source) =>
-                    {
+                    Err(error) if settings.listen.len() > 1 && address.is_ipv6() && is_missing_ipv6(&error.source) => {
                         tracing::warn!(%address, error = %error.source, "no IPv6 loopback here; not listening on it");
                         continue;
                     }
@@ -122,8 +120,7 @@ impl Opened {
 
     /// Where they listen. Complete before any of them serves.
     pub(super) fn addresses(&self, admin: SocketAddr, health: Option<SocketAddr>) -> Addresses {
-        let mut addresses =
-            Addresses { proxy: Vec::new(), sockets: Vec::new(), own: Vec::new(), admin, health };
+        let mut addresses = Addresses { proxy: Vec::new(), sockets: Vec::new(), own: Vec::new(), admin, health };
         for (key, socket) in &self.new {
             match (key, socket) {
                 (Key::Main(..), Socket::Tcp(listener)) => addresses.proxy.push(listener.address()),

@@ -79,11 +79,7 @@ pub(super) struct AtStart {
 }
 
 /// The client that credentials are fetched with.
-pub(super) fn control(
-    roots: &SystemRoots,
-    settings: &ClientSettings,
-    egress: &Egress,
-) -> Result<Control, StartError> {
+pub(super) fn control(roots: &SystemRoots, settings: &ClientSettings, egress: &Egress) -> Result<Control, StartError> {
     let alpn: &[&[u8]] = &[b"h2", b"http/1.1"];
     Ok(Control::try_new(roots.client_config(settings, alpn)?, egress.clone())?)
 }
@@ -153,9 +149,8 @@ impl Way {
         let Compiled { control: settings, egress, aws, .. } = compiled;
         // Before the files are read, so that a change in between is taken for one the next time.
         let files = settings.fingerprint();
-        let known = before.filter(|before| {
-            before.settings == *settings && before.files == files && before.egress == *egress
-        });
+        let known =
+            before.filter(|before| before.settings == *settings && before.files == files && before.egress == *egress);
         let control = match known {
             Some(known) => known.control.clone(),
             None => control(&ground.roots, settings, egress)?,

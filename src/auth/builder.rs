@@ -66,6 +66,7 @@ impl Builder {
     }
 
     /// Keeps those of `before` that are wanted again, with what they hold. They must have been built with equal means.
+    #[must_use]
     pub fn succeed(self, before: Known) -> Self {
         Self { before, ..self }
     }
@@ -251,12 +252,7 @@ impl Builder {
 
     /// The credential that was `kept`, or else a new one of `source`. Whatever the kept one reads is kept with it: its
     /// settings are part of its own.
-    fn start<S: Source>(
-        &mut self,
-        name: Arc<str>,
-        kept: Option<Arc<Refreshing<S>>>,
-        source: S,
-    ) -> Arc<Refreshing<S>> {
+    fn start<S: Source>(&mut self, name: Arc<str>, kept: Option<Arc<Refreshing<S>>>, source: S) -> Arc<Refreshing<S>> {
         // One auth used in two regions is two credentials; logs and metrics must tell them apart.
         let taken = |name: &str| self.built.credentials.iter().any(|credential| *credential.status().name == *name);
         let mut numbered = (2..).map(|number| Arc::from(format!("{name} ({number})")));

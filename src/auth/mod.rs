@@ -172,7 +172,9 @@ pub async fn tried(credentials: &[Arc<dyn Credential>]) {
 
 /// The credentials of the config that is served now.
 #[derive(Clone, Debug, Default)]
-pub struct Roster(Arc<Mutex<Arc<[Arc<dyn Credential>]>>>);
+pub struct Roster(Arc<Mutex<All>>);
+
+type All = Arc<[Arc<dyn Credential>]>;
 
 impl Roster {
     /// These credentials.
@@ -186,7 +188,7 @@ impl Roster {
     }
 
     /// All of them.
-    pub fn all(&self) -> Arc<[Arc<dyn Credential>]> {
+    pub fn all(&self) -> All {
         Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 

@@ -36,8 +36,9 @@ pub(super) fn tell(phase: Phase) {
         Phase::Ready => sd_notify::notify(&[NotifyState::Ready]),
         Phase::Stopping => sd_notify::notify(&[NotifyState::Stopping]),
         // systemd tells by the time which of its reloads this is.
-        Phase::Reloading => NotifyState::monotonic_usec_now()
-            .and_then(|now| sd_notify::notify(&[NotifyState::Reloading, now])),
+        Phase::Reloading => {
+            NotifyState::monotonic_usec_now().and_then(|now| sd_notify::notify(&[NotifyState::Reloading, now]))
+        }
     };
     if let Err(error) = told {
         tracing::warn!(%error, ?phase, "telling systemd");

@@ -26,7 +26,7 @@ pub use diagnostic::{Diagnostic, Report, Severity};
 
 use crate::{admin, auth, egress, proxy, route, server, telemetry, tls};
 
-/// A file that is larger is no config: 4 MiB are tens of thousands of routes, and a ConfigMap ends at 1 MiB.
+/// A file that is larger is no config: 4 MiB are tens of thousands of routes, and a `ConfigMap` ends at 1 MiB.
 const LARGEST_FILE: u64 = 4 * 1024 * 1024;
 
 /// A config file's text.
@@ -47,8 +47,7 @@ pub struct Hash([u8; 32]);
 
 impl fmt::Display for Hash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self([a, b, c, d, ..]) = self;
-        write!(f, "{a:02x}{b:02x}{c:02x}{d:02x}")
+        self.0.iter().take(4).try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 

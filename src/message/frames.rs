@@ -97,16 +97,16 @@ mod tests {
 
     /// A frame with a payload of zeros.
     fn frame(first: u8, length: usize, mask: bool) -> Vec<u8> {
-        let bit = if mask { 0x80 } else { 0 };
+        let bit: u8 = if mask { 0x80 } else { 0 };
         let mut frame = vec![first];
         match length {
             0..126 => frame.push(bit | u8::try_from(length).unwrap()),
             126..65_536 => {
-                frame.push(bit | 126);
+                frame.push(bit + 126);
                 frame.extend(u16::try_from(length).unwrap().to_be_bytes());
             }
             _ => {
-                frame.push(bit | 127);
+                frame.push(bit + 127);
                 frame.extend((length as u64).to_be_bytes());
             }
         }

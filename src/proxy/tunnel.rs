@@ -336,7 +336,8 @@ mod tests {
             upstream.write_all(&[0x81, 5, b'h', b'e']).await.unwrap();
             assert_eq!(read(4).await, [0x81, 5, b'h', b'e']);
             say.send(()).unwrap();
-            tokio::task::yield_now().await;
+            // Passes once everybody waits.
+            tokio::time::sleep(Duration::from_millis(1)).await;
             upstream.write_all(b"llo\x81\x04late").await.unwrap();
             assert_eq!(read(7).await, [b"llo", &GOING_AWAY[..]].concat());
             // The client's own Close, masked; the upstream's answer to it is no longer for the client.

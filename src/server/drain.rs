@@ -107,6 +107,7 @@ impl Drain {
     }
 
     /// The part of it that a listener has which may go before the others. It goes with them, too.
+    #[must_use]
     pub fn part(&self) -> Self {
         let Inner { leaving, ending, closed, cut, work } = &*self.0;
         Self(Arc::new(Inner {
@@ -252,6 +253,7 @@ mod tests {
             drop(tunnel);
             begun.elapsed()
         };
+        let sides = drain.connections().track_future(sides);
         let (cut, told) = tokio::join!(drain.run(Duration::from_mins(1), std::future::pending()), sides);
         assert_eq!(cut, 0);
         assert!(told >= busy_for + QUIET && told < busy_for + 2 * QUIET, "{told:?}");

@@ -74,11 +74,7 @@ impl UnixSocket {
     ///
     /// # Errors
     /// [`BindError`].
-    pub fn adopt(
-        socket: std::os::unix::net::UnixListener,
-        path: &Path,
-        access: &Access,
-    ) -> Result<Self, BindError> {
+    pub fn adopt(socket: std::os::unix::net::UnixListener, path: &Path, access: &Access) -> Result<Self, BindError> {
         let failed = |source| BindError { address: path.display().to_string(), source };
         let socket = socket.set_nonblocking(true).and_then(|()| UnixListener::from_std(socket)).map_err(failed)?;
         let users = access.users().map_err(failed)?;

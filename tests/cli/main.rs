@@ -5,6 +5,8 @@ mod commands;
 #[cfg(test)]
 mod credentials;
 #[cfg(test)]
+mod keeping;
+#[cfg(test)]
 mod process;
 #[cfg(test)]
 mod run;

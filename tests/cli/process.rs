@@ -67,7 +67,10 @@ pub(crate) struct Running {
 impl Running {
     /// Starts it in `folder`; its standard error is read line by line.
     pub(crate) fn start(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
-        let mut child = command(folder, arguments, variables).spawn().unwrap();
+        Self::follow(command(folder, arguments, variables).spawn().unwrap())
+    }
+
+    fn follow(mut child: Child) -> Self {
         let stderr = child.stderr.take().unwrap();
         let (say, lines) = mpsc::unbounded_channel();
         std::thread::spawn(move || {
@@ -100,10 +103,30 @@ impl Running {
         serde_json::from_str::<serde_json::Value>(&line).unwrap()["address"].as_str().unwrap().parse().unwrap()
     }
 
+    /// Starts it through a shell, which runs `line` with the program and its arguments behind it, and with `stdin`.
+    pub(crate) fn start_by(
+        folder: &Path,
+        line: &str,
+        arguments: &[&str],
+        stdin: Stdio,
+        variables: &[(&str, &str)],
+    ) -> Self {
+        let mut command = Command::new("sh");
+        command.args(["-c", line, "sh", env!("CARGO_BIN_EXE_countersign")]).args(arguments);
+        command.current_dir(folder).env_clear().env("HOME", folder).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        command.env("AWS_EC2_METADATA_DISABLED", "true").envs(variables.iter().copied());
+        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self::follow(command.spawn().unwrap())
+    }
+
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends it a signal.
     pub(crate) fn signal(&self, name: &str) {
-        let kill = format!("kill -{name} {}", self.child.id());
-        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+        signal(name, self.child.id());
     }
 
     /// Waits for its end; returns its exit code and all it said.
@@ -121,6 +144,12 @@ impl Drop for Running {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+/// Sends a process a signal.
+pub(crate) fn signal(name: &str, id: u32) {
+    let kill = format!("kill -{name} {id}");
+    assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
 }
 
 /// Status and text of one GET.

@@ -34,6 +34,8 @@ mod pool;
 #[cfg(test)]
 mod refusal;
 #[cfg(test)]
+mod reload;
+#[cfg(test)]
 mod renewals;
 #[cfg(test)]
 mod role;

@@ -93,6 +93,37 @@ async fn a_second_signal_ends_it_at_once() {
 }
 
 #[tokio::test]
+async fn a_post_with_the_token_stops_it_and_nothing_else_does() {
+    let plan = Plan::open().secret("QUIT_TOKEN", "quit-token-0a1b2c3d").admin("quit_token = { env = \"QUIT_TOKEN\" }");
+    let mut world = plan.start().await;
+    let (admin, health) = (world.countersign.admin, world.countersign.health);
+    let right = ("x-countersign-token", "quit-token-0a1b2c3d");
+    let ask = async |address, method, fields: &[(&str, &str)]| {
+        world.countersign.connect_to(address).await.ask(method, "/quitquitquit", fields, b"").await.status
+    };
+    assert_eq!(ask(admin, "POST", &[]).await, 401);
+    assert_eq!(ask(admin, "POST", &[("x-countersign-token", "quit-token")]).await, 401);
+    assert_eq!(ask(admin, "GET", &[right]).await, 405);
+    assert_eq!(ask(admin, "POST", &[right, ("origin", "http://localhost")]).await, 403);
+    assert_eq!(ask(health, "POST", &[right]).await, 405);
+    assert_eq!(world.countersign.page("/readyz").await.status, 200);
+    assert_eq!(ask(admin, "POST", &[right]).await, 200);
+    assert_eq!(world.countersign.ended().await, Ended { cut: 0 });
+    world.finish_stopped();
+}
+
+#[tokio::test]
+async fn without_a_token_there_is_no_page_that_stops_it() {
+    let world = Plan::open().start().await;
+    let admin = world.countersign.admin;
+    for method in ["POST", "GET"] {
+        let answer = world.countersign.connect_to(admin).await.ask(method, "/quitquitquit", &[], b"").await;
+        assert_eq!(answer.status, 404);
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
 async fn a_stop_while_a_credential_is_awaited_ends() {
     let tokens =
         standin::TokenEndpoint::start(vec![crate::support::app_client("orders", "client-secret-5f1d0c")]).await;
