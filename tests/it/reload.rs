@@ -112,7 +112,7 @@ async fn a_config_that_cannot_be_used_changes_nothing_and_everybody_can_see_why(
     ];
     for (number, (text, said)) in (1..).zip(&bad) {
         let metrics = world.countersign.reload(text).await;
-        assert_eq!(results(&metrics), (0, number), "{:.200}", text);
+        assert_eq!(results(&metrics), (0, number), "{text:.200}");
         assert_eq!(metrics.count("countersign_config_last_reload_successful", &[]), 0);
         assert_eq!(metrics.count(GENERATION, &[]), 1);
         let page = world.countersign.page("/readyz").await;
