@@ -155,7 +155,8 @@ async fn it_can_be_process_1() {
         return;
     }
     let Place { gateway: _gateway, folder, .. } = place().await;
-    let mut running = Running::start_by(folder.path(), "exec unshare -pf \"$@\"", &["run"], Stdio::null(), &[]);
+    let mut running =
+        Running::start_by(folder.path(), "exec unshare -pf --kill-child \"$@\"", &["run"], Stdio::null(), &[]);
     let proxy = running.address("proxy").await;
     assert_eq!(get(proxy, "/").await.0, 200);
     let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", running.id())).unwrap();
