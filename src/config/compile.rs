@@ -7,6 +7,7 @@ mod auth;
 mod caller;
 mod environment;
 mod field;
+mod forward;
 mod identity_pool;
 mod listen;
 mod name;
@@ -61,6 +62,7 @@ pub(super) fn compile(raw: RawConfig, context: &mut Context<'_>) -> Compiled {
     let (listens, admin) = listen::check(&proxy, admin, &routes, context);
     let allowed_hosts = name::hosts("allowed_hosts", &proxy.allowed_hosts.value, context);
     let allowed_origins = caller::origins(&proxy.allowed_origins.value, context);
+    let elsewhere = forward::policy(&proxy.forward.value, &upstream, &defaults.egress, context);
     let caller_token = proxy.caller_token.as_ref().and_then(|token| caller::token(token, context));
     upstream::check_budget(&upstream, &routes, &proxy.buffer_budget, context);
     let mut auths = auth::compile(&auth, context);
@@ -88,6 +90,7 @@ pub(super) fn compile(raw: RawConfig, context: &mut Context<'_>) -> Compiled {
             allowed_origins,
             caller_token,
             forwarding: proxy.forwarded.value,
+            elsewhere,
             max_in_flight: proxy.max_in_flight.value,
             buffer_budget: proxy.buffer_budget.value,
         },

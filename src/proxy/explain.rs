@@ -3,14 +3,18 @@
 //!
 //! Values that came from secrets are marked sensitive and not shown. Imports `auth`, `route`, `message`.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::header::{HeaderName, HeaderValue};
+use http::uri::Scheme;
 use http::{Method, Request};
 
 use super::Settings;
-use super::guard::Guard;
+use super::elsewhere::{Known, Way};
+use super::guard::{Guard, Named};
 use super::outcome::ProxyError;
 use super::rewrite::{outgoing_fields, outgoing_target};
 use crate::auth::canonical::{Added, canonical_request};
@@ -21,12 +25,12 @@ use crate::auth::spec::{AwsSource, Bearer, CognitoUser, Coverage, Kind, PayloadS
 use crate::message::body::Sha256Hex;
 use crate::message::fields::{self, REQUEST_ID};
 use crate::message::target::{Target, TargetError};
-use crate::route::{NoMatch, Route, Table};
+use crate::route::{self, NoMatch, Route, Table};
 
 /// What would happen to one request.
 #[derive(Debug)]
 pub struct Explanation<'a> {
-    route: &'a Route,
+    route: Cow<'a, Route>,
     spec: Option<&'a Spec>,
     method: Method,
     url: String,
@@ -48,25 +52,46 @@ pub fn explain<'a>(
 ) -> Result<Explanation<'a>, ProxyError> {
     let hosts = routes.iter().filter_map(|route| route.host.clone());
     // Whoever can run this may know the token; it need not be shown.
-    let guard = Guard::new(settings, hosts, None);
+    let by_url: Vec<Route> = route::by_url(routes).into_iter().map(|(_, route)| route).collect();
+    let guard = Guard::new(settings, hosts, by_url.iter().filter_map(|route| route.host.clone()), None);
     let (parts, ()) = request.into_parts();
-    let host = guard.check(&parts)?;
+    let named = guard.check(&parts)?;
     let target = Target::parse(parts.uri.path_and_query().ok_or(TargetError::NotAPath)?)?;
-    let route = find(routes, parts.uri.port_u16(), &host, target.path(), &parts.method)?;
+    let route = match &named {
+        Named::Here(host) => {
+            find(routes, parts.uri.port_u16(), host, target.path(), &parts.method).map(Cow::Borrowed)?
+        }
+        Named::Upstream(host) => {
+            let found = by_any_listener(&by_url, host, target.path(), &parts.method);
+            found.map_err(|refusal| match refusal {
+                NoMatch::NotFound => Known::of(routes.iter().chain(&by_url)).refuse(host),
+                NoMatch::MethodNotAllowed(_) => ProxyError::no_match(refusal, host, target.path(), &parts.method),
+            })?
+        }
+        Named::Elsewhere(to) | Named::Tunnel(to) => {
+            let known = Known::of(routes.iter().chain(&by_url));
+            if parts.uri.scheme() == Some(&Scheme::HTTPS) {
+                // As a program would ask for it: in a tunnel, which leads to no route.
+                return Err(known.refuse(&to.host));
+            }
+            let Way { route, .. } = settings.elsewhere.lead(to, &known)?;
+            Cow::Owned(route)
+        }
+    };
     let spec = route.scheme.and_then(|index| specs.get(index));
     let coverage = spec.map_or(Coverage::Nothing, Spec::coverage);
-    let path_and_query = outgoing_target(&target, route, coverage)?;
+    let path_and_query = outgoing_target(&target, &route, coverage)?;
     let mut removed = Vec::new();
     let mut headers = parts.headers;
     guard.strip_forwarding(&mut headers, |name| removed.push(name.clone()));
-    outgoing_fields(&mut headers, route, coverage, fields::via(parts.version), |name| removed.push(name.clone()));
+    outgoing_fields(&mut headers, &route, coverage, fields::via(parts.version), |name| removed.push(name.clone()));
     headers.insert(REQUEST_ID, HeaderValue::from_static("<new>"));
     for (name, _) in &route.request_headers.secrets {
         let mut value = HeaderValue::from_static("<secret>");
         value.set_sensitive(true);
         headers.insert(name, value);
     }
-    let origin = &route.upstream.origin;
+    let origin = Arc::clone(&route.upstream.origin);
     let unsigned = Unsigned {
         method: &parts.method,
         authority: &origin.authority,
@@ -100,6 +125,21 @@ fn find<'a>(
     let own = routes.iter().filter_map(|route| route.listen).find(|listen| Some(listen.port()) == port);
     let found = table.find(own, host, path, method).and_then(|index| routes.get(index).ok_or(NoMatch::NotFound));
     found.map_err(|refusal| ProxyError::no_match(refusal, host, path, method))
+}
+
+/// By an upstream's own URL, which has the upstream's port: any listener will do, the main ones first.
+fn by_any_listener<'a>(by_url: &[Route], host: &str, path: &str, method: &Method) -> Result<Cow<'a, Route>, NoMatch> {
+    let table = Table::new(by_url);
+    let owns = by_url.iter().filter_map(|route| route.listen).map(Some);
+    let mut refusal = NoMatch::NotFound;
+    for listener in std::iter::once(None).chain(owns) {
+        match table.find(listener, host, path, method) {
+            Ok(index) => return by_url.get(index).cloned().map(Cow::Owned).ok_or(NoMatch::NotFound),
+            Err(NoMatch::NotFound) => {}
+            Err(other @ NoMatch::MethodNotAllowed(_)) => refusal = other,
+        }
+    }
+    Err(refusal)
 }
 
 /// `20261121T083000Z`.

@@ -4,6 +4,7 @@
 //! `route`, `message`, `server`, `tls`, `tasks`, `clock`, `units`.
 
 pub mod conceal;
+pub mod elsewhere;
 pub mod explain;
 pub mod forward;
 pub mod guard;
@@ -17,36 +18,42 @@ pub mod skew;
 pub mod tunnel;
 
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use prometheus_client::registry::Registry;
+use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::conceal::{Passage, Secrets};
+use self::elsewhere::{Known, Policy, Way};
 use self::forward::Failure;
 use self::guard::token::CallerToken;
-use self::guard::{Admission, Forwarding, Guard, Preflight};
+use self::guard::{Admission, Admitted, Forwarding, Guard, Named, Preflight};
 use self::outcome::ProxyError;
-use self::pool::{Answered, Connections, Pool, Reuse, Switched, UpstreamError};
+use self::pool::elsewhere::Elsewhere;
+use self::pool::{Answered, Connections, Pool, ProxyFault, Reuse, Switched, UpstreamError};
 use self::record::{AccessLog, Exchange, Metrics};
 use self::relay::{Permits, Relayed};
 use self::rewrite::{Outbound, Purpose, Spare};
 use self::skew::Offset;
-use self::tunnel::Handshake;
+use self::tunnel::{Connecting, Handshake};
 use crate::auth::refusal::{self, Refusal};
 use crate::auth::request::Grant;
 use crate::auth::secrets::LiveField;
 use crate::auth::spec::Coverage;
 use crate::auth::{Scheme, Schemes};
 use crate::clock::{Clock, Moment};
+use crate::egress::ProxyUrl;
 use crate::message::body::{Budget, Upload};
 use crate::message::fields::{self, Trailers};
 use crate::message::target::Target;
 use crate::message::websocket::HandshakeError;
-use crate::route::{NoMatch, Origin, Route, Table};
+use crate::route::upstream::HostPort;
+use crate::route::{self, NoMatch, Origin, Route, Table};
 use crate::secret::LocalSecret;
 use crate::server::{Arrival, Refused};
 use crate::tls::{Http2, TlsError};
@@ -63,6 +70,8 @@ pub struct Settings {
     pub caller_token: Option<LocalSecret>,
     /// What is done with what a proxy before us said.
     pub forwarding: Forwarding,
+    /// What is done with requests for hosts that no route leads to.
+    pub elsewhere: Policy,
     /// Requests at the same time, over all routes.
     pub max_in_flight: usize,
     /// All bodies held for signing, together.
@@ -84,7 +93,10 @@ pub struct Proxy {
 pub struct Snapshot {
     table: Table,
     routes: Vec<LiveRoute>,
+    /// The same for callers that write the upstreams' own URLs.
+    by_url: (Table, Vec<LiveRoute>),
     guard: Guard,
+    elsewhere: (Policy, Known, Elsewhere),
     in_flight: Limit,
 }
 
@@ -103,15 +115,35 @@ struct LiveRoute {
 /// What came of a request.
 enum Passed<'live> {
     /// The upstream's answer.
-    Response(Response<Passage>, Permits, &'live Route),
+    Response(Response<Passage>, Permits, Through<'live>),
+    /// A way for the bytes behind a CONNECT.
+    Tunnel(Connecting, TcpStream, Permits),
     /// The upstream's consent to another protocol.
     WebSocket(Handshake, Response<Switched>, Permits),
     /// An answer of our own that is no error, and these are its fields.
     Here(HeaderMap),
 }
 
+/// What an answer comes back through.
+enum Through<'live> {
+    Route(&'live Route),
+    /// Rare and large.
+    Elsewhere(Box<Route>),
+}
+
+impl Deref for Through<'_> {
+    type Target = Route;
+
+    fn deref(&self) -> &Route {
+        match self {
+            Self::Route(route) => route,
+            Self::Elsewhere(route) => route,
+        }
+    }
+}
+
 /// So many at the same time.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Limit {
     places: Arc<Semaphore>,
     most: usize,
@@ -146,7 +178,10 @@ impl Snapshot {
     ) -> Result<Self, TlsError> {
         let table = Table::new(&routes);
         let hosts = routes.iter().filter_map(|route| route.host.clone());
-        let guard = Guard::new(settings, hosts, token);
+        let by_url = route::by_url(&routes);
+        let named = routes.iter().chain(by_url.iter().map(|(_, route)| route));
+        let known = Known::of(named);
+        let guard = Guard::new(settings, hosts, by_url.iter().filter_map(|(_, route)| route.host.clone()), token);
         let live = |route: Route| {
             let connections = pool.origin(&route.upstream.origin)?;
             let websockets = if route.websocket { Some(pool.origin(&without_http2(&route))?) } else { None };
@@ -158,9 +193,17 @@ impl Snapshot {
             let in_flight = route.max_in_flight.map(|most| Limit::new(most, "of this route"));
             Ok(LiveRoute { route, scheme, fields, connections, websockets, in_flight })
         };
-        let routes = routes.into_iter().map(live).collect::<Result<_, TlsError>>()?;
+        let routes = routes.into_iter().map(live).collect::<Result<Vec<_>, TlsError>>()?;
+        let (positions, by_url): (Vec<usize>, Vec<Route>) = by_url.into_iter().unzip();
+        let urls = Table::new(&by_url);
+        let mut live_by_url = by_url.into_iter().map(live).collect::<Result<Vec<_>, TlsError>>()?;
+        for (by_url, position) in live_by_url.iter_mut().zip(positions) {
+            // One limit, however the route is asked for.
+            by_url.in_flight = routes.get(position).and_then(|route| route.in_flight.clone());
+        }
         let in_flight = Limit::new(settings.max_in_flight, "of all routes");
-        Ok(Self { table, routes, guard, in_flight })
+        let elsewhere = (settings.elsewhere.clone(), known, Elsewhere::beside(pool));
+        Ok(Self { table, routes, by_url: (urls, live_by_url), guard, elsewhere, in_flight })
     }
 }
 
@@ -206,14 +249,18 @@ impl Proxy {
         };
         let request_id = fields::acceptable_request_id(request.headers()).unwrap_or_else(new_request_id);
         let method = request.method().clone();
-        let mut exchange = Exchange::begin(metrics, self.log, Some(method), request.uri().path(), request_id);
+        let uri = request.uri();
+        // CONNECT has no path, and what it names is all there is to know of it.
+        let path = uri.authority().filter(|_| method == Method::CONNECT).map_or(uri.path(), |to| to.as_str());
+        let mut exchange = Exchange::begin(metrics, self.log, Some(method), path, request_id);
         let live = self.live.load_full();
         let trailers = Trailers::wanted_by(request.headers());
         let origin = live.guard.origins().listed(request.headers()).cloned();
         let mut response = match self.pass(&live, request, listener, &mut exchange).await {
             Ok(Passed::Response(response, permits, route)) => {
-                relay::relay(response, exchange, permits, trailers, route)
+                relay::relay(response, exchange, permits, trailers, &route)
             }
+            Ok(Passed::Tunnel(client, upstream, permits)) => client.open(upstream, exchange, permits),
             Ok(Passed::WebSocket(handshake, response, permits)) => handshake.open(response, exchange, permits),
             Ok(Passed::Here(fields)) => relay::answer(fields, exchange),
             Err(error) => relay::refuse(&error, exchange),
@@ -230,12 +277,18 @@ impl Proxy {
         exchange: &mut Exchange,
     ) -> Result<Passed<'live>, ProxyError> {
         let asked = Handshake::read(&mut request);
+        let connecting = Connecting::read(&mut request);
         let admitted = match guard::admit(request, &live.guard)? {
             Admission::Route(admitted) => admitted,
+            Admission::Tunnel(to) => return Box::pin(live.tunnel(connecting, &to)).await,
             Admission::Preflight(preflight) => return live.leave(&preflight, listener).map(Passed::Here),
             Admission::Ping => return Ok(Passed::Here(HeaderMap::new())),
         };
-        let to = live.find(admitted.host(), admitted.target(), admitted.method(), listener)?;
+        if let Named::Elsewhere(to) = admitted.named() {
+            let to = to.clone();
+            return Box::pin(self.pass_elsewhere(live, admitted, to, exchange)).await;
+        }
+        let to = live.find(admitted.named(), admitted.target(), admitted.method(), listener)?;
         exchange.routed(&to.route.name);
         let handshake = to.websocket(asked)?;
         let permits = live.enter(to)?;
@@ -255,13 +308,47 @@ impl Proxy {
             (Answered::Response(response), _) => {
                 // Waits for a body only where there may be something to take out of it, which is rare.
                 let passage = Box::pin(conceal::refusal(response, &secrets, to.route.body_idle_timeout));
-                Ok(Passed::Response(passage.await.map_err(ProxyError::Upstream)?, permits, &to.route))
+                Ok(Passed::Response(passage.await.map_err(ProxyError::Upstream)?, permits, Through::Route(&to.route)))
             }
             (Answered::Switched(response), Some(handshake)) if handshake.is_answered_by(response.headers()) => {
                 Ok(Passed::WebSocket(handshake, response, permits))
             }
             (Answered::Switched(_), _) => Err(ProxyError::Upstream(UpstreamError::Switched)),
         }
+    }
+
+    /// Passes a request on to a host that no route leads to, without a credential.
+    async fn pass_elsewhere<'live>(
+        &self,
+        live: &'live Snapshot,
+        admitted: Admitted,
+        to: HostPort,
+        exchange: &mut Exchange,
+    ) -> Result<Passed<'live>, ProxyError> {
+        let (policy, known, dialer) = &live.elsewhere;
+        let Way { route, form, via } = policy.lead(&to, known)?;
+        let connections = dialer.connections(Origin::clone(&route.upstream.origin), form);
+        let to = LiveRoute { route, scheme: None, fields: Vec::new(), connections, websockets: None, in_flight: None };
+        let permits = live.enter(&to)?;
+        let request_id = exchange.request_id().clone();
+        let mut outbound = rewrite::toward(admitted, &to.route, Coverage::Nothing, &self.budget, request_id).await?;
+        if let Some(authorization) = via.as_ref().and_then(ProxyUrl::authorization)
+            && let Ok(mut value) = HeaderValue::from_str(authorization.expose())
+        {
+            value.set_sensitive(true);
+            outbound.set(header::PROXY_AUTHORIZATION, value);
+        }
+        exchange.uploading(outbound.upload());
+        let (answered, secrets) = self.deliver(outbound, &to).await?;
+        let Answered::Response(response) = answered else { return Err(ProxyError::Upstream(UpstreamError::Switched)) };
+        if let (Some(proxy), StatusCode::PROXY_AUTHENTICATION_REQUIRED) = (via, response.status()) {
+            // To the caller we are the proxy, and it would show its credentials to us.
+            let dial = to.route.upstream.origin.dial.clone();
+            let source = ProxyFault::Credentials;
+            return Err(ProxyError::Upstream(UpstreamError::Proxy { proxy, dial, source }));
+        }
+        let passage = conceal::refusal(response, &secrets, to.route.body_idle_timeout).await;
+        Ok(Passed::Response(passage.map_err(ProxyError::Upstream)?, permits, Through::Elsewhere(Box::new(to.route))))
     }
 
     /// Authorises and sends, twice at most (security.md 3.3), the second time on a new connection. Returns with the answer
@@ -368,21 +455,42 @@ impl Snapshot {
 
     fn find(
         &self,
-        host: &str,
+        named: &Named,
         target: &Target,
         method: &Method,
         listener: Option<SocketAddr>,
     ) -> Result<&LiveRoute, ProxyError> {
-        let found = self.table.find(listener, host, target.path(), method);
-        let found = found.and_then(|index| self.routes.get(index).ok_or(NoMatch::NotFound));
-        found.map_err(|refusal| ProxyError::no_match(refusal, host, target.path(), method))
+        let (table, routes) = match named {
+            Named::Upstream(_) => (&self.by_url.0, &self.by_url.1),
+            Named::Here(_) | Named::Elsewhere(_) | Named::Tunnel(_) => (&self.table, &self.routes),
+        };
+        let found = table.find(listener, named.host(), target.path(), method);
+        let found = found.and_then(|index| routes.get(index).ok_or(NoMatch::NotFound));
+        found.map_err(|refusal| match (refusal, named) {
+            (NoMatch::NotFound, Named::Upstream(host)) => self.elsewhere.1.refuse(host),
+            (refusal, _) => ProxyError::no_match(refusal, named.host(), target.path(), method),
+        })
+    }
+
+    /// A way for the bytes behind a CONNECT.
+    async fn tunnel<'live>(
+        &'live self,
+        client: Option<Connecting>,
+        to: &HostPort,
+    ) -> Result<Passed<'live>, ProxyError> {
+        let (policy, _, dialer) = &self.elsewhere;
+        let via = policy.tunnel(to)?;
+        let client = client.ok_or(ProxyError::MethodNeverProxied(Method::CONNECT))?;
+        let permits = Permits(vec![self.in_flight.enter()?]);
+        let upstream = dialer.reach(to, via, policy.connect_timeout).await.map_err(ProxyError::Upstream)?;
+        Ok(Passed::Tunnel(client, upstream, permits))
     }
 
     /// What a browser is told about the route of a page's request. A method that the route does not take is for the
     /// browser to refuse.
     fn leave(&self, preflight: &Preflight, listener: Option<SocketAddr>) -> Result<HeaderMap, ProxyError> {
-        let (host, target, method) = preflight.wanted();
-        match self.find(host, target, method, listener) {
+        let (named, target, method) = preflight.wanted();
+        match self.find(named, target, method, listener) {
             Ok(to) => Ok(preflight.leave(to.route.methods())),
             Err(ProxyError::MethodNotAllowed { allowed, .. }) => Ok(preflight.leave(&allowed)),
             Err(error) => Err(error),

@@ -12,7 +12,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method};
 
 pub use table::{NoMatch, Table};
-pub use upstream::{Origin, Upstream};
+pub use upstream::{Origin, Upstream, is_loopback};
 
 /// One `[[route]]`, resolved.
 #[derive(Clone, Debug)]
@@ -63,6 +63,34 @@ impl Route {
     pub fn methods(&self) -> &[Method] {
         self.methods.as_deref().unwrap_or(&Self::DEFAULT_METHODS)
     }
+
+    /// This route for callers that write the upstream's own URL: its `host` is the upstream's, its `path` is what all
+    /// requests of this route begin with there, and what is asked for is what is sent.
+    fn by_url(&self) -> Self {
+        let base = &self.upstream.base_path;
+        let path = match self.path.as_str() {
+            path if self.strip_path || path == "/" => base.clone(),
+            path => format!("{base}{path}"),
+        };
+        let upstream = Upstream { origin: Arc::clone(&self.upstream.origin), base_path: String::new() };
+        Self {
+            host: Some(self.upstream.origin.url_host()),
+            path: if path.is_empty() { "/".to_owned() } else { path },
+            strip_path: false,
+            upstream,
+            ..self.clone()
+        }
+    }
+}
+
+/// `routes` for callers that write URLs of upstreams, each behind its position in the list. A route with a `host` is asked
+/// for by that name alone; so is an upstream that has the name of one, and loopback without a port is ourselves.
+pub fn by_url(routes: &[Route]) -> Vec<(usize, Route)> {
+    let is_named = |host: &str| routes.iter().any(|route| route.host.as_deref() == Some(host));
+    let nameless = routes.iter().enumerate().filter(|(_, route)| route.host.is_none());
+    let by_url = nameless.map(|(index, route)| (index, route.by_url()));
+    let is_ours = |host: &str| is_named(host) || is_loopback(host.trim_matches(['[', ']']));
+    by_url.filter(|(_, route)| !route.host.as_deref().is_some_and(is_ours)).collect()
 }
 
 /// What becomes of the cookies that an upstream sets.

@@ -35,8 +35,8 @@ pub struct Timers {
     pub idle: Duration,
 }
 
-/// Serves one connection until its end, and the [`Tunnel`] that follows an answer of 101; ends it early when `drain` says
-/// so.
+/// Serves one connection until its end, and the [`Tunnel`] that follows an answer of 101 or to CONNECT; ends it early when
+/// `drain` says so.
 pub async fn serve<IO, S, F, B>(io: IO, timers: Timers, drain: Drain, service: S)
 where
     IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,

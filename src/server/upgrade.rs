@@ -1,6 +1,6 @@
-//! What goes on over a client's connection after HTTP has ended there with a 101.
+//! What goes on over a client's connection after HTTP has ended there with a 101, or a 2xx to CONNECT.
 //!
-//! Whoever answers 101 puts a [`Tunnel`] into its response. The connection runs it once the answer is out, on its own
+//! Whoever answers so puts a [`Tunnel`] into its response. The connection runs it once the answer is out, on its own
 //! task: so it takes a place among the connections, is a request in flight until its end, and is cut with the others.
 //! Imports nothing of ours.
 

@@ -14,6 +14,8 @@ mod egress;
 #[cfg(test)]
 mod errors;
 #[cfg(test)]
+mod forward;
+#[cfg(test)]
 mod gate;
 #[cfg(test)]
 mod guard;
