@@ -3,6 +3,7 @@
 //! Exit codes: 0 done or drained clean, 1 failed run, 3 requests were cut at the drain deadline, 64 bad flags, 78 bad
 //! config. Imports everything; nothing imports it but `main`.
 
+mod ca;
 mod healthcheck;
 mod source;
 
@@ -43,6 +44,9 @@ enum Command {
     Explain(ExplainArgs),
     /// Ask the running proxy how it is; exit 0 or 1. For images without a shell.
     Healthcheck(HealthcheckArgs),
+    /// The developer's own authority, for `connect = "intercept"` in [proxy.forward].
+    #[command(subcommand)]
+    Ca(ca::Ca),
 }
 
 #[derive(Args, Debug)]
@@ -113,6 +117,7 @@ pub fn main() -> ExitCode {
             Ok(source) => health(&source, &environment, args.ready),
             Err(error) => complain(&Chain(&error), FAILED),
         },
+        Command::Ca(command) => ca::main(&command, &environment),
     }
 }
 

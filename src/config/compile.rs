@@ -43,11 +43,23 @@ pub(super) struct Context<'a> {
     pub(super) borrowed: Vec<String>,
     /// Header values that are secrets and may change.
     pub(super) fields: Vec<SecretField>,
+    /// Whether the developer's authority must be there.
+    pub(super) authority: Authority,
+}
+
+/// What is asked of `ca_cert` and `ca_key`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Authority {
+    /// They are there, and in order.
+    Needed,
+    /// Nothing: they are about to be made.
+    NotYet,
 }
 
 impl<'a> Context<'a> {
     pub(super) fn new(environment: &'a Environment, folder: &'a Path, problems: &'a mut Problems) -> Self {
-        Self { environment, folder, problems, logins: None, borrowed: Vec::new(), fields: Vec::new() }
+        let (borrowed, fields) = (Vec::new(), Vec::new());
+        Self { environment, folder, problems, logins: None, borrowed, fields, authority: Authority::Needed }
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -62,12 +74,12 @@ pub(super) fn compile(raw: RawConfig, context: &mut Context<'_>) -> Compiled {
     let (listens, admin) = listen::check(&proxy, admin, &routes, context);
     let allowed_hosts = name::hosts("allowed_hosts", &proxy.allowed_hosts.value, context);
     let allowed_origins = caller::origins(&proxy.allowed_origins.value, context);
-    let elsewhere = forward::policy(&proxy.forward.value, &upstream, &defaults.egress, context);
     let caller_token = proxy.caller_token.as_ref().and_then(|token| caller::token(token, context));
     upstream::check_budget(&upstream, &routes, &proxy.buffer_budget, context);
     let mut auths = auth::compile(&auth, context);
     let routes = route::compile(routes, &mut auths, context);
     let schemes = auths.finish(context);
+    let elsewhere = forward::policy(&proxy.forward.value, &upstream, &defaults.egress, &routes, context);
     Compiled {
         log: telemetry::log::Settings { format: log.format.value, level: log.level.value, access: log.access.value },
         admin,

@@ -83,14 +83,18 @@ table! {
 }
 
 table! {
-    /// `[proxy.forward]`: hosts that no route leads to.
+    /// `[proxy.forward]`: programs that take us for their HTTP proxy.
     struct RawForward {
         /// URLs in plain HTTP: "refuse", or "pass" to pass them on without a credential.
         unmatched: Unmatched = r#""refuse""#;
-        /// CONNECT: "refuse", or "tunnel" to carry bytes, unseen and without a credential, to `connect_hosts`.
+        /// CONNECT: "refuse"; "tunnel" to carry bytes, unseen and without a credential, to `connect_hosts`; "intercept" to answer in the place of hosts that routes lead to and to carry the rest.
         connect: RawConnect = r#""refuse""#;
         /// Where tunnels may lead: names with their ports, or "*." and all names under one.
         connect_hosts: Vec<At<Text>> = "[]";
+        /// For "intercept": PEM file with the certificate of the developer's own authority, as `countersign ca init` makes it.
+        ca_cert: Text;
+        /// For "intercept": PEM file with its private key, which nobody else can read.
+        ca_key: Text;
     }
 }
 
@@ -348,6 +352,7 @@ choice!(Format { "text" => Format::Text, "json" => Format::Json });
 choice!(Http2 { "auto" => Http2::Auto, "never" => Http2::Never });
 choice!(Forwarding { "strip" => Forwarding::Strip, "pass" => Forwarding::Pass, "refuse" => Forwarding::Refuse });
 choice!(Unmatched { "refuse" => Unmatched::Refuse, "pass" => Unmatched::Pass });
+choice!(RawConnect { "refuse" => RawConnect::Refuse, "tunnel" => RawConnect::Tunnel, "intercept" => RawConnect::Intercept });
 choice!(Cookies { "pass" => Cookies::Pass, "local" => Cookies::Local });
 choice!(ClientAuth { "basic" => ClientAuth::Basic, "body" => ClientAuth::Body });
 choice!(RawFlow { "srp" => RawFlow::Srp, "password" => RawFlow::Password, "admin-password" => RawFlow::AdminPassword });
@@ -392,6 +397,7 @@ pub(super) enum RawListen {
 pub(super) enum RawConnect {
     Refuse,
     Tunnel,
+    Intercept,
 }
 
 /// A user's number in the operating system.

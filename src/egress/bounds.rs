@@ -55,12 +55,12 @@ fn is_off_limits_v4(address: Ipv4Addr) -> bool {
 /// The IPv4 address that a gateway would make of this one: NAT64 (RFC 6052, and RFC 8215 as it is mostly used), 6to4
 /// (RFC 3056), or the old compatible form.
 fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
-    let (high, low) = match address.segments() {
-        [0x64, 0xff9b, 0, 0, 0, 0, high, low]
-        | [0x64, 0xff9b, 1, .., high, low]
-        | [0, 0, 0, 0, 0, 0, high, low]
-        | [0x2002, high, low, ..] => (high, low),
-        _ => return None,
+    let ([0x64, 0xff9b, 0, 0, 0, 0, high, low]
+    | [0x64, 0xff9b, 1, .., high, low]
+    | [0, 0, 0, 0, 0, 0, high, low]
+    | [0x2002, high, low, ..]) = address.segments()
+    else {
+        return None;
     };
     Some(Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)))
 }

@@ -1,9 +1,10 @@
 //! Requests for hosts that no route leads to, from programs that take us for their HTTP proxy: refused, passed on without
-//! a credential, or, for CONNECT, tunnelled.
+//! a credential, or, for CONNECT, tunnelled. CONNECT to a host that a route leads to may be answered here in its place.
 //!
 //! The host is a caller's word here, so it is never this machine, its link or metadata
 //! ([`bounds`](crate::egress::bounds)). Imports `route`, `egress`.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use crate::egress::bounds::is_name_off_limits;
 use crate::egress::{Egress, ProxyUrl};
 use crate::route::upstream::HostPort;
 use crate::route::{Cookies, HeaderEdits, Origin, Route, Upstream};
-use crate::tls::ClientSettings;
+use crate::tls::{ClientSettings, Identity};
 
 /// What `unmatched` requests are called where a route would be named.
 const NAME: &str = "unmatched";
@@ -58,6 +59,22 @@ pub enum Connect {
     Refuse,
     /// Bytes are carried to these, unseen and without a credential.
     Tunnel(Vec<Destination>),
+    /// Hosts that routes lead to are answered for here.
+    Intercept {
+        /// Who vouches for us there.
+        authority: Identity,
+        /// Where bytes are carried for all the rest.
+        tunnel: Vec<Destination>,
+    },
+}
+
+/// Where a CONNECT leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lead<'p> {
+    /// To us, in the host's place.
+    Here,
+    /// There, through the proxy on the way, if any.
+    There(Option<&'p ProxyUrl>),
 }
 
 /// Where a tunnel may lead.
@@ -158,26 +175,34 @@ impl Policy {
         }
     }
 
-    /// The proxy on the way of a tunnel to `to`, if it may be.
-    pub(super) fn tunnel(&self, to: &HostPort) -> Result<Option<&ProxyUrl>, ProxyError> {
-        match &self.connect {
-            Connect::Refuse => Err(ProxyError::MethodNeverProxied(Method::CONNECT)),
-            Connect::Tunnel(hosts) if hosts.iter().any(|host| host.covers(to)) => Ok(self.egress.to(&to.host, to.port)),
-            Connect::Tunnel(_) => Err(ProxyError::TunnelNotListed(to.clone())),
+    /// Where a CONNECT to `to` leads, if it may.
+    pub(super) fn connect(&self, to: &HostPort, known: &Known) -> Result<Lead<'_>, ProxyError> {
+        let listed = match &self.connect {
+            Connect::Refuse => return Err(ProxyError::MethodNeverProxied(Method::CONNECT)),
+            Connect::Intercept { .. } if known.has(to) => return Ok(Lead::Here),
+            Connect::Tunnel(hosts) | Connect::Intercept { tunnel: hosts, .. } => hosts,
+        };
+        if listed.iter().any(|host| host.covers(to)) {
+            return Ok(Lead::There(self.egress.to(&to.host, to.port)));
         }
+        Err(ProxyError::TunnelNotListed { to: to.clone(), known: known.clone() })
     }
 }
 
-/// The hosts that have routes, as they are told to a caller who asked for another.
+/// The hosts that have routes, and how they are told to a caller who asked for another.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Known(Arc<str>);
+pub struct Known {
+    hosts: Arc<HashSet<String>>,
+    told: Arc<str>,
+}
 
 impl Known {
     /// Of routes with a `host`, and of routes by URL.
     pub(super) fn of<'r>(routes: impl IntoIterator<Item = &'r Route>) -> Self {
-        let mut urls = Vec::new();
+        let (mut urls, mut hosts) = (Vec::new(), HashSet::new());
         for route in routes {
             let Some(host) = &route.host else { continue };
+            hosts.insert(host.clone());
             let url = format!("http://{host}{}", if route.path == "/" { "" } else { &route.path });
             if !urls.contains(&url) {
                 urls.push(url);
@@ -186,11 +211,14 @@ impl Known {
         let more = urls.len().saturating_sub(MOST_NAMED);
         urls.truncate(MOST_NAMED);
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        Self(format!("{}{more}", urls.join(", ")).into())
+        Self { hosts: hosts.into(), told: format!("{}{more}", urls.join(", ")).into() }
     }
-}
 
-impl Known {
+    /// Whether a route leads to what a CONNECT names. Port 80 is asked for where TLS is not meant.
+    fn has(&self, to: &HostPort) -> bool {
+        to.port != 80 && self.hosts.contains(&to.url_host())
+    }
+
     /// Tells a caller who asked for `host`.
     pub(super) fn refuse(&self, host: &str) -> ProxyError {
         ProxyError::Unmatched { host: host.to_owned(), known: self.clone() }
@@ -199,7 +227,7 @@ impl Known {
 
 impl fmt::Display for Known {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_empty() { "no host" } else { &self.0 })
+        f.write_str(if self.told.is_empty() { "no host" } else { &self.told })
     }
 }
 

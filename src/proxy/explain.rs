@@ -10,10 +10,10 @@ use std::time::SystemTime;
 
 use http::header::{HeaderName, HeaderValue};
 use http::uri::Scheme;
-use http::{Method, Request};
+use http::{Method, Request, Uri};
 
 use super::Settings;
-use super::elsewhere::{Known, Way};
+use super::elsewhere::{Known, Lead, Way};
 use super::guard::{Guard, Named};
 use super::outcome::ProxyError;
 use super::rewrite::{outgoing_fields, outgoing_target};
@@ -22,14 +22,33 @@ use crate::auth::control::without_query;
 use crate::auth::request::Unsigned;
 use crate::auth::sigv4::Scope;
 use crate::auth::spec::{AwsSource, Bearer, CognitoUser, Coverage, Kind, PayloadSigning, Spec, TokenSource, UserToken};
+use crate::egress::ProxyUrl;
 use crate::message::body::Sha256Hex;
 use crate::message::fields::{self, REQUEST_ID};
 use crate::message::target::{Target, TargetError};
+use crate::route::upstream::HostPort;
 use crate::route::{self, NoMatch, Route, Table};
 
 /// What would happen to one request.
 #[derive(Debug)]
-pub struct Explanation<'a> {
+pub enum Explanation<'a> {
+    /// It is sent, or something in its place.
+    Sent(Box<Sent<'a>>),
+    /// The tunnel that it asks for ends here; what is asked for in it is another request.
+    Intercepted(HostPort),
+    /// Its bytes are carried in a tunnel.
+    Carried {
+        /// The other end.
+        to: HostPort,
+        /// The proxy on the way.
+        via: Option<ProxyUrl>,
+    },
+}
+
+/// A request as it goes out.
+#[derive(Debug)]
+pub struct Sent<'a> {
+    comes: Comes,
     route: Cow<'a, Route>,
     spec: Option<&'a Spec>,
     method: Method,
@@ -37,6 +56,14 @@ pub struct Explanation<'a> {
     removed: Vec<HeaderName>,
     fields: Vec<(HeaderName, HeaderValue)>,
     canonical: Option<String>,
+}
+
+/// How it comes to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Comes {
+    AsItIs,
+    /// In a tunnel that ends here.
+    BehindConnect,
 }
 
 /// Follows `request` (with an absolute URI) through `routes`.
@@ -56,6 +83,15 @@ pub fn explain<'a>(
     let guard = Guard::new(settings, hosts, by_url.iter().filter_map(|route| route.host.clone()), None);
     let (parts, ()) = request.into_parts();
     let named = guard.check(&parts)?;
+    let known = || Known::of(routes.iter().chain(&by_url));
+    let mut comes = Comes::AsItIs;
+    if let Some(to) = tunnel_of(&named, &parts.uri) {
+        match settings.elsewhere.connect(&to, &known())? {
+            Lead::Here if !matches!(named, Named::Tunnel(_)) => comes = Comes::BehindConnect,
+            Lead::Here => return Ok(Explanation::Intercepted(to)),
+            Lead::There(via) => return Ok(Explanation::Carried { to, via: via.cloned() }),
+        }
+    }
     let target = Target::parse(parts.uri.path_and_query().ok_or(TargetError::NotAPath)?)?;
     let route = match &named {
         Named::Here(host) => {
@@ -64,17 +100,12 @@ pub fn explain<'a>(
         Named::Upstream(host) => {
             let found = by_any_listener(&by_url, host, target.path(), &parts.method);
             found.map_err(|refusal| match refusal {
-                NoMatch::NotFound => Known::of(routes.iter().chain(&by_url)).refuse(host),
+                NoMatch::NotFound => known().refuse(host),
                 NoMatch::MethodNotAllowed(_) => ProxyError::no_match(refusal, host, target.path(), &parts.method),
             })?
         }
         Named::Elsewhere(to) | Named::Tunnel(to) => {
-            let known = Known::of(routes.iter().chain(&by_url));
-            if parts.uri.scheme() == Some(&Scheme::HTTPS) {
-                // As a program would ask for it: in a tunnel, which leads to no route.
-                return Err(known.refuse(&to.host));
-            }
-            let Way { route, .. } = settings.elsewhere.lead(to, &known)?;
+            let Way { route, .. } = settings.elsewhere.lead(to, &known())?;
             Cow::Owned(route)
         }
     };
@@ -110,7 +141,20 @@ pub fn explain<'a>(
     };
     let url = format!("{}://{}{}", origin.scheme, origin.authority, path_and_query);
     let fields = headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
-    Ok(Explanation { route, spec, method: parts.method, url, removed, fields, canonical })
+    let sent = Sent { comes, route, spec, method: parts.method, url, removed, fields, canonical };
+    Ok(Explanation::Sent(Box::new(sent)))
+}
+
+/// What a program would name in a CONNECT to ask for this: of `https://` alone, and not of what is ourselves.
+fn tunnel_of(named: &Named, uri: &Uri) -> Option<HostPort> {
+    match named {
+        Named::Tunnel(to) => Some(to.clone()),
+        Named::Upstream(_) | Named::Elsewhere(_) if uri.scheme() == Some(&Scheme::HTTPS) => {
+            let host = uri.host()?.trim_matches(['[', ']']).to_ascii_lowercase();
+            Some(HostPort { host, port: uri.port_u16().unwrap_or(443) })
+        }
+        Named::Here(_) | Named::Upstream(_) | Named::Elsewhere(_) => None,
+    }
 }
 
 /// The route's own port is tried first, then the main listeners.
@@ -154,7 +198,26 @@ fn amz_date(time: SystemTime) -> String {
 
 impl fmt::Display for Explanation<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { route, spec, method, url, removed, fields, canonical } = self;
+        let sent = match self {
+            Self::Sent(sent) => sent,
+            Self::Intercepted(to) => {
+                return writeln!(
+                    f,
+                    "tunnel     {to}: ends here, with a certificate from ca_cert; explain the URL in it"
+                );
+            }
+            Self::Carried { to, via } => {
+                writeln!(f, "tunnel     {to}: bytes are carried unseen, without a credential")?;
+                return match via {
+                    Some(proxy) => writeln!(f, "dials      {proxy}, the proxy on the way"),
+                    None => writeln!(f, "dials      {to}, where that is not this machine, its link or metadata"),
+                };
+            }
+        };
+        let Sent { comes, route, spec, method, url, removed, fields, canonical } = &**sent;
+        if *comes == Comes::BehindConnect {
+            writeln!(f, "comes      behind a CONNECT, which ends here")?;
+        }
         let origin = &route.upstream.origin;
         let strip = if route.strip_path { ", taken off" } else { "" };
         writeln!(f, "route      {} (path {}{strip})", route.name, route.path)?;

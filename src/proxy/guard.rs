@@ -113,8 +113,11 @@ impl Guard {
     /// # Errors
     /// [`ProxyError`] by the first rule that is broken.
     pub fn check(&self, parts: &Parts) -> Result<Named, ProxyError> {
-        let named = self.check_caller(parts)?;
-        check_request(parts)?;
+        let named = self.check_caller(parts, None)?;
+        // A tunnel's is another matter.
+        if !matches!(named, Named::Tunnel(_)) {
+            check_request(parts)?;
+        }
         Ok(named)
     }
 
@@ -143,8 +146,11 @@ impl Guard {
         }
     }
 
-    fn check_caller(&self, parts: &Parts) -> Result<Named, ProxyError> {
-        let named = self.named(parts)?;
+    fn check_caller(&self, parts: &Parts, inside: Option<&HostPort>) -> Result<Named, ProxyError> {
+        let named = match inside {
+            None => self.named(parts)?,
+            Some(inside) => self.named_inside(parts, inside)?,
+        };
         self.origins.check(&parts.method, &parts.headers)?;
         if fields::has_looped(&parts.headers) {
             return Err(ProxyError::Loop);
@@ -180,6 +186,16 @@ impl Guard {
             return Ok(Named::Elsewhere(host_port(&host, port.unwrap_or(80))));
         }
         Err(ProxyError::HostNotAllowed(host))
+    }
+
+    /// The same behind a CONNECT that we have not led on: it has named the host, and nobody is asked for another there.
+    fn named_inside(&self, parts: &Parts, inside: &HostPort) -> Result<Named, ProxyError> {
+        let (host, port) = host_of(parts)?;
+        if host_port(&host.to_ascii_lowercase(), port.unwrap_or(443)) != *inside {
+            return Err(ProxyError::BadHost("the Host is not the one that CONNECT has named"));
+        }
+        let url_host = inside.url_host();
+        Ok(if self.upstreams.contains(&url_host) { Named::Upstream(url_host) } else { Named::Here(url_host) })
     }
 }
 
@@ -275,17 +291,18 @@ impl Preflight {
     }
 }
 
-/// Lets a request in, or says why not.
+/// Lets a request in, or says why not. `inside` is what the CONNECT named that it comes behind, if it does: that has shown
+/// the caller token.
 ///
 /// # Errors
 /// [`ProxyError`] by the first rule that is broken.
-pub fn admit(request: Request<Incoming>, guard: &Guard) -> Result<Admission, ProxyError> {
+pub fn admit(request: Request<Incoming>, guard: &Guard, inside: Option<&HostPort>) -> Result<Admission, ProxyError> {
     let (mut parts, body) = request.into_parts();
-    let named = guard.check_caller(&parts)?;
+    let named = guard.check_caller(&parts, inside)?;
     let asked = AllowedOrigins::asked(&parts.method, &parts.headers);
     let asked = asked.filter(|_| matches!(named, Named::Here(_) | Named::Upstream(_)));
     // A browser asks before it shows anything; what it is told is no secret of anybody's.
-    if let (Some(token), None) = (&guard.token, &asked) {
+    if let (Some(token), None, None) = (&guard.token, &asked, inside) {
         let admitted = token.admit(&mut parts.headers);
         // A program that takes us for its proxy waits to be asked as by one.
         admitted.map_err(|refused| if named.is_to_proxy() { ProxyError::ProxyToken } else { refused })?;
@@ -452,6 +469,31 @@ mod tests {
     }
 
     #[test]
+    fn behind_a_connect_there_is_one_host() {
+        let guard = Guard { upstreams: ["api.example".to_owned()].into(), ..Guard::loopback() };
+        let judge = |uri: &str, version: Version, host: &str, inside: &str| {
+            let request = Request::builder().uri(uri).version(version).header("host", host).body(()).unwrap();
+            guard.check_caller(&request.into_parts().0, Some(&HostPort { host: inside.to_owned(), port: 443 }))
+        };
+        for host in ["api.example", "API.example:443", "api.example."] {
+            let named = judge("/x", Version::HTTP_11, host, "api.example").unwrap();
+            assert_eq!(named, Named::Upstream("api.example".to_owned()), "{host}");
+        }
+        let named = judge("/x", Version::HTTP_11, "orders.local", "orders.local").unwrap();
+        assert_eq!(named, Named::Here("orders.local".to_owned()));
+        assert!(judge("https://api.example/x", Version::HTTP_2, "api.example", "api.example").is_ok());
+        for (uri, version, host) in [
+            ("/x", Version::HTTP_11, "localhost"),
+            ("/x", Version::HTTP_11, "api.example:80"),
+            ("/x", Version::HTTP_11, "other.example"),
+            ("http://localhost/x", Version::HTTP_11, "api.example"),
+            ("https://localhost/x", Version::HTTP_2, "localhost"),
+        ] {
+            assert!(matches!(judge(uri, version, host, "api.example"), Err(ProxyError::BadHost(_))), "{uri} {host}");
+        }
+    }
+
+    #[test]
     fn http_2_names_one_host() {
         let judge = |host: &str| judge("GET", "https://localhost:1/", Version::HTTP_2, &[("host", host)]);
         assert!(judge("LocalHost:1").is_ok());
@@ -489,6 +531,7 @@ mod tests {
         for method in ["TRACE", "TRACK"] {
             assert!(judge(method, "/", Version::HTTP_11, &host).is_err());
         }
+        assert!(judge("CONNECT", "localhost", Version::HTTP_11, &host).is_err());
         let looped = [("host", "localhost"), ("via", "1.1 countersign")];
         assert!(matches!(judge("GET", "/", Version::HTTP_11, &looped), Err(ProxyError::Loop)));
     }

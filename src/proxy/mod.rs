@@ -8,6 +8,7 @@ pub mod elsewhere;
 pub mod explain;
 pub mod forward;
 pub mod guard;
+mod intercept;
 pub mod localize;
 pub mod outcome;
 pub mod pool;
@@ -25,14 +26,16 @@ use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use prometheus_client::registry::Registry;
+use rustls::ServerConfig;
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::conceal::{Passage, Secrets};
-use self::elsewhere::{Known, Policy, Way};
+use self::elsewhere::{Connect, Known, Lead, Policy, Way};
 use self::forward::Failure;
 use self::guard::token::CallerToken;
 use self::guard::{Admission, Admitted, Forwarding, Guard, Named, Preflight};
+use self::intercept::Entrance;
 use self::outcome::ProxyError;
 use self::pool::elsewhere::Elsewhere;
 use self::pool::{Answered, Connections, Pool, ProxyFault, Reuse, Switched, UpstreamError};
@@ -56,6 +59,7 @@ use crate::route::upstream::HostPort;
 use crate::route::{self, NoMatch, Origin, Route, Table};
 use crate::secret::LocalSecret;
 use crate::server::{Arrival, Refused};
+use crate::tls::minting::Mint;
 use crate::tls::{Http2, TlsError};
 use crate::units::ByteSize;
 
@@ -97,6 +101,8 @@ pub struct Snapshot {
     by_url: (Table, Vec<LiveRoute>),
     guard: Guard,
     elsewhere: (Policy, Known, Elsewhere),
+    /// Where CONNECT is intercepted.
+    mint: Option<Mint>,
     in_flight: Limit,
 }
 
@@ -118,6 +124,8 @@ enum Passed<'live> {
     Response(Response<Passage>, Permits, Through<'live>),
     /// A way for the bytes behind a CONNECT.
     Tunnel(Connecting, TcpStream, Permits),
+    /// Leave to answer in the place of the host that a CONNECT named, with this to show.
+    Intercept(Connecting, HostPort, Arc<ServerConfig>),
     /// The upstream's consent to another protocol.
     WebSocket(Handshake, Response<Switched>, Permits),
     /// An answer of our own that is no error, and these are its fields.
@@ -202,8 +210,12 @@ impl Snapshot {
             by_url.in_flight = routes.get(position).and_then(|route| route.in_flight.clone());
         }
         let in_flight = Limit::new(settings.max_in_flight, "of all routes");
+        let mint = match &settings.elsewhere.connect {
+            Connect::Intercept { authority, .. } => Some(Mint::try_new(authority)?),
+            Connect::Refuse | Connect::Tunnel(_) => None,
+        };
         let elsewhere = (settings.elsewhere.clone(), known, Elsewhere::beside(pool));
-        Ok(Self { table, routes, by_url: (urls, live_by_url), guard, elsewhere, in_flight })
+        Ok(Self { table, routes, by_url: (urls, live_by_url), guard, elsewhere, mint, in_flight })
     }
 }
 
@@ -237,7 +249,15 @@ impl Proxy {
     }
 
     /// Answers one request that came to `listener` (`None`: a main one).
-    pub async fn serve(&self, arrival: Arrival, listener: Option<SocketAddr>) -> Response<Relayed> {
+    pub fn serve(
+        self: &Arc<Self>,
+        arrival: Arrival,
+        listener: Option<SocketAddr>,
+    ) -> impl Future<Output = Response<Relayed>> {
+        self.answer(arrival, Entrance { listener, inside: None })
+    }
+
+    async fn answer(self: &Arc<Self>, arrival: Arrival, entrance: Entrance) -> Response<Relayed> {
         let metrics = Arc::clone(&self.metrics);
         let request = match arrival {
             Ok(request) => request,
@@ -256,11 +276,14 @@ impl Proxy {
         let live = self.live.load_full();
         let trailers = Trailers::wanted_by(request.headers());
         let origin = live.guard.origins().listed(request.headers()).cloned();
-        let mut response = match self.pass(&live, request, listener, &mut exchange).await {
+        let mut response = match self.pass(&live, request, &entrance, &mut exchange).await {
             Ok(Passed::Response(response, permits, route)) => {
                 relay::relay(response, exchange, permits, trailers, &route)
             }
             Ok(Passed::Tunnel(client, upstream, permits)) => client.open(upstream, exchange, permits),
+            Ok(Passed::Intercept(client, host, tls)) => {
+                self.intercept(client, (host, tls), entrance.listener, exchange)
+            }
             Ok(Passed::WebSocket(handshake, response, permits)) => handshake.open(response, exchange, permits),
             Ok(Passed::Here(fields)) => relay::answer(fields, exchange),
             Err(error) => relay::refuse(&error, exchange),
@@ -273,22 +296,23 @@ impl Proxy {
         &self,
         live: &'live Snapshot,
         mut request: Request<Incoming>,
-        listener: Option<SocketAddr>,
+        entrance: &Entrance,
         exchange: &mut Exchange,
     ) -> Result<Passed<'live>, ProxyError> {
+        let Entrance { listener, inside } = entrance;
         let asked = Handshake::read(&mut request);
         let connecting = Connecting::read(&mut request);
-        let admitted = match guard::admit(request, &live.guard)? {
+        let admitted = match guard::admit(request, &live.guard, inside.as_deref())? {
             Admission::Route(admitted) => admitted,
-            Admission::Tunnel(to) => return Box::pin(live.tunnel(connecting, &to)).await,
-            Admission::Preflight(preflight) => return live.leave(&preflight, listener).map(Passed::Here),
+            Admission::Tunnel(to) => return Box::pin(self.connect(live, connecting, to)).await,
+            Admission::Preflight(preflight) => return live.leave(&preflight, *listener).map(Passed::Here),
             Admission::Ping => return Ok(Passed::Here(HeaderMap::new())),
         };
         if let Named::Elsewhere(to) = admitted.named() {
             let to = to.clone();
             return Box::pin(self.pass_elsewhere(live, admitted, to, exchange)).await;
         }
-        let to = live.find(admitted.named(), admitted.target(), admitted.method(), listener)?;
+        let to = live.find(admitted.named(), admitted.target(), admitted.method(), *listener)?;
         exchange.routed(&to.route.name);
         let handshake = to.websocket(asked)?;
         let permits = live.enter(to)?;
@@ -315,6 +339,30 @@ impl Proxy {
             }
             (Answered::Switched(_), _) => Err(ProxyError::Upstream(UpstreamError::Switched)),
         }
+    }
+
+    /// A way for the bytes behind a CONNECT, or leave to answer them.
+    async fn connect<'live>(
+        &self,
+        live: &'live Snapshot,
+        client: Option<Connecting>,
+        to: HostPort,
+    ) -> Result<Passed<'live>, ProxyError> {
+        let (policy, known, dialer) = &live.elsewhere;
+        let lead = policy.connect(&to, known)?;
+        let client = client.ok_or(ProxyError::MethodNeverProxied(Method::CONNECT))?;
+        let via = match (lead, &live.mint) {
+            (Lead::There(via), _) => via,
+            (Lead::Here, Some(mint)) => {
+                let tls = mint.server_config(&to.host, self.clock.now().wall).map_err(ProxyError::Certificate)?;
+                return Ok(Passed::Intercept(client, to, tls));
+            }
+            // There is one wherever that is the policy.
+            (Lead::Here, None) => return Err(ProxyError::MethodNeverProxied(Method::CONNECT)),
+        };
+        let permits = Permits(vec![live.in_flight.enter()?]);
+        let upstream = dialer.reach(&to, via, policy.connect_timeout).await.map_err(ProxyError::Upstream)?;
+        Ok(Passed::Tunnel(client, upstream, permits))
     }
 
     /// Passes a request on to a host that no route leads to, without a credential.
@@ -470,20 +518,6 @@ impl Snapshot {
             (NoMatch::NotFound, Named::Upstream(host)) => self.elsewhere.1.refuse(host),
             (refusal, _) => ProxyError::no_match(refusal, named.host(), target.path(), method),
         })
-    }
-
-    /// A way for the bytes behind a CONNECT.
-    async fn tunnel<'live>(
-        &'live self,
-        client: Option<Connecting>,
-        to: &HostPort,
-    ) -> Result<Passed<'live>, ProxyError> {
-        let (policy, _, dialer) = &self.elsewhere;
-        let via = policy.tunnel(to)?;
-        let client = client.ok_or(ProxyError::MethodNeverProxied(Method::CONNECT))?;
-        let permits = Permits(vec![self.in_flight.enter()?]);
-        let upstream = dialer.reach(to, via, policy.connect_timeout).await.map_err(ProxyError::Upstream)?;
-        Ok(Passed::Tunnel(client, upstream, permits))
     }
 
     /// What a browser is told about the route of a page's request. A method that the route does not take is for the

@@ -16,11 +16,12 @@ use crate::message::websocket::HandshakeError;
 use crate::route::NoMatch;
 use crate::route::upstream::HostPort;
 use crate::server::gate::head::HeadError;
+use crate::tls::TlsError;
 
 /// What a program that takes us for its proxy can do about it.
 const CONNECT_REFUSED: &str = "CONNECT is refused: what passes in a tunnel is encrypted and cannot be authenticated. Write \
-    the URL with http:// (the request goes on over TLS), or set connect = \"tunnel\" and connect_hosts in [proxy.forward] \
-    to have the bytes carried as they are";
+    the URL with http:// (the request goes on over TLS); or set connect in [proxy.forward]: \"intercept\" has requests to \
+    hosts with a route authenticated all the same, \"tunnel\" has the bytes carried as they are to connect_hosts";
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -287,8 +288,16 @@ pub enum ProxyError {
     #[error("{0}")]
     Tunnel(&'static str),
     /// A CONNECT to where none may lead.
-    #[error("proxy.forward.connect_hosts does not list {0}")]
-    TunnelNotListed(HostPort),
+    #[error("proxy.forward.connect_hosts does not list {to}")]
+    TunnelNotListed {
+        /// What it named.
+        to: HostPort,
+        /// The hosts that have routes.
+        known: Known,
+    },
+    /// Nothing can be shown in an intercepted host's place.
+    #[error("answering in the place of an intercepted host")]
+    Certificate(#[source] TlsError),
     /// A route, but not for this method.
     #[error("the route does not take {method}")]
     MethodNotAllowed {
@@ -347,12 +356,14 @@ impl ProxyError {
             Self::CallerToken => Code::CallerToken,
             Self::ProxyToken => Code::ProxyToken,
             Self::Loop => Code::Loop,
-            Self::NoRoute { .. } | Self::Unmatched { .. } | Self::TunnelNotListed(_) => Code::NoRoute,
+            Self::NoRoute { .. } | Self::Unmatched { .. } | Self::TunnelNotListed { .. } => Code::NoRoute,
             Self::MethodNotAllowed { .. } | Self::MethodNeverProxied(_) => Code::MethodNotAllowed,
             Self::Expectation => Code::ExpectationFailed,
             Self::Body(error) => body_code(error),
             Self::Overloaded { .. } => Code::Overloaded,
-            Self::Auth(AuthError::Unavailable { .. } | AuthError::NotAFieldValue(_)) => Code::CredentialUnavailable,
+            Self::Certificate(_) | Self::Auth(AuthError::Unavailable { .. } | AuthError::NotAFieldValue(_)) => {
+                Code::CredentialUnavailable
+            }
             Self::Upstream(error) => upstream_code(error),
         }
     }
@@ -372,9 +383,9 @@ impl ProxyError {
                 "no route leads to this host; routes lead to {known}. Add a [[route]] with the upstream https://HOST, or \
                  set unmatched = \"pass\" in [proxy.forward] to pass such requests on without a credential"
             )),
-            Self::TunnelNotListed(_) => {
-                Some("connect_hosts in [proxy.forward] does not list this host and port".into())
-            }
+            Self::TunnelNotListed { known, .. } => Some(format!(
+                "connect_hosts in [proxy.forward] does not list this host and port. Routes lead to {known}"
+            )),
             Self::HostNotAllowed(_) => {
                 Some("the Host is not one of localhost, 127.0.0.1, [::1], a route's host or proxy.allowed_hosts".into())
             }
@@ -398,6 +409,7 @@ impl ProxyError {
                 Some("the host is this machine, its link or the metadata of its cloud, where no caller is led".into())
             }
             Self::Loop
+            | Self::Certificate(_)
             | Self::Expectation
             | Self::Body(BodyError::Idle(_) | BodyError::Broken(_))
             | Self::Overloaded { .. }

@@ -13,7 +13,7 @@ use http::header;
 use http::{HeaderMap, Method, Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
-use hyper::upgrade::OnUpgrade;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -25,6 +25,8 @@ use super::record::Exchange;
 use super::relay::{self, Permits, Relayed};
 use crate::message::fields::{self, REQUEST_ID, Trailers};
 use crate::message::websocket::{self, Accept, HandshakeError, UPGRADE, WEBSOCKET};
+use crate::server::Drain;
+use crate::server::connection::Timers;
 use crate::server::upgrade::Tunnel;
 
 /// Silence of both sides that ends a tunnel. API Gateway itself ends a connection after 10 minutes without a message;
@@ -83,13 +85,36 @@ impl Connecting {
         asks.then(|| Self(hyper::upgrade::on(request)))
     }
 
-    /// Answers it with 200, and lets the bytes pass to `upstream` and back from then on.
-    pub fn open(self, upstream: TcpStream, mut exchange: Exchange, permits: Permits) -> Response<Relayed> {
+    fn answer(exchange: &mut Exchange) -> Response<()> {
         let mut response = Response::new(());
         exchange.answering(response.status());
         response.headers_mut().insert(REQUEST_ID, exchange.request_id().clone());
         // The words of old, which some clients look for.
         response.extensions_mut().insert(ReasonPhrase::from_static(b"Connection established"));
+        response
+    }
+
+    /// Answers it with 200, and has `talk` go on with its connection in the place of whom the client asked for.
+    pub(super) fn converse<F>(
+        self,
+        mut exchange: Exchange,
+        talk: impl FnOnce(TokioIo<Upgraded>, Exchange, Timers, Drain) -> F + Send + 'static,
+    ) -> Response<Relayed>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let mut response = Self::answer(&mut exchange);
+        Tunnel::converse(&mut response, move |timers, drain| async move {
+            // Without the connection nobody is left to tell.
+            let Ok(client) = self.0.await else { return };
+            talk(TokioIo::new(client), exchange, timers, drain).await;
+        });
+        relay::switching(response)
+    }
+
+    /// Answers it with 200, and lets the bytes pass to `upstream` and back from then on.
+    pub fn open(self, upstream: TcpStream, mut exchange: Exchange, permits: Permits) -> Response<Relayed> {
+        let mut response = Self::answer(&mut exchange);
         let carrying = Carrying { exchange, passed: Passed::new(), _permits: permits };
         Tunnel::follow(&mut response, carrying.run(self.0, upstream, Bytes::new()));
         relay::switching(response)

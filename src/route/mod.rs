@@ -93,6 +93,25 @@ pub fn by_url(routes: &[Route]) -> Vec<(usize, Route)> {
     by_url.filter(|(_, route)| !route.host.as_deref().is_some_and(is_ours)).collect()
 }
 
+/// The hosts that URLs of these routes name: without ports and brackets, each once, in order.
+pub fn hosts(routes: &[Route]) -> Vec<String> {
+    let by_url = by_url(routes);
+    let all = routes.iter().chain(by_url.iter().map(|(_, route)| route)).filter_map(|route| route.host.as_deref());
+    let mut hosts: Vec<String> = all.map(|host| bare(host).to_owned()).collect();
+    hosts.sort_unstable();
+    hosts.dedup();
+    hosts
+}
+
+fn bare(host: &str) -> &str {
+    let bracketed = host.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+    let is_address = host.parse::<std::net::IpAddr>().is_ok();
+    match bracketed.or_else(|| host.split_once(':').filter(|_| !is_address)) {
+        Some((host, _port)) => host,
+        None => host,
+    }
+}
+
 /// What becomes of the cookies that an upstream sets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Cookies {

@@ -73,6 +73,14 @@ pub struct HostPort {
     pub port: u16,
 }
 
+impl HostPort {
+    /// How URLs call it, by [`url_host`].
+    pub fn url_host(&self) -> String {
+        let Self { host, port } = self;
+        if host.contains(':') { url_host(&format!("[{host}]"), Some(*port)) } else { url_host(host, Some(*port)) }
+    }
+}
+
 impl fmt::Display for HostPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { host, port } = self;

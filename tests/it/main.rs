@@ -26,6 +26,8 @@ mod hygiene;
 #[cfg(test)]
 mod identity;
 #[cfg(test)]
+mod intercept;
+#[cfg(test)]
 mod limits;
 #[cfg(test)]
 mod localize;

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use toml::de::DeValue;
 
 use super::{
-    CREDENTIALS_KEYS, Literal, PROFILE, RawAssumeRole, RawConnect, RawCredentials, RawFieldValue, RawIdentityPool,
-    RawListen, RawRoles, RawSecret, RawSigner, RawStatic, RawStored, RawWay, STATIC, UserId,
+    CREDENTIALS_KEYS, Literal, PROFILE, RawAssumeRole, RawCredentials, RawFieldValue, RawIdentityPool, RawListen,
+    RawRoles, RawSecret, RawSigner, RawStatic, RawStored, RawWay, STATIC, UserId,
 };
 use crate::auth::spec::UserToken;
 use crate::config::read::{At, FromToml, Reader, Table, Text, Type, Value};
@@ -53,30 +53,6 @@ impl FromToml for RawListen {
             return None;
         }
         Some(Self::Unix(path))
-    }
-}
-
-impl FromToml for RawConnect {
-    const TYPE: Type = Type::Choice(&["refuse", "tunnel"]);
-
-    fn read(reader: &mut Reader<'_>, key: &str, value: &Value<'_>) -> Option<Self> {
-        let text = Text::read(reader, key, value)?;
-        match &*text {
-            "refuse" => Some(Self::Refuse),
-            "tunnel" => Some(Self::Tunnel),
-            "intercept" => {
-                let span = reader.span(value);
-                let problem = reader.problems.error(span, "`connect` = \"intercept\" is not there yet");
-                problem.help(
-                    "write \"tunnel\" to carry such bytes unseen, and http:// in the URLs that are to be authenticated",
-                );
-                None
-            }
-            _ => {
-                reader.unknown_value(key, value, &text, &["refuse", "tunnel"]);
-                None
-            }
-        }
     }
 }
 
