@@ -22,6 +22,8 @@ use crate::tls::{ClientSettings, Identity};
 
 /// What `unmatched` requests are called where a route would be named.
 const NAME: &str = "unmatched";
+/// Where plain HTTP is spoken, also behind a CONNECT.
+const HTTP: u16 = 80;
 /// So many hosts are named to a caller who asked for another.
 const MOST_NAMED: usize = 20;
 
@@ -68,11 +70,20 @@ pub enum Connect {
     },
 }
 
+/// What is spoken behind a CONNECT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Speech {
+    /// HTTP as it is.
+    Plain,
+    /// HTTP behind a handshake.
+    Tls,
+}
+
 /// Where a CONNECT leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lead<'p> {
     /// To us, in the host's place.
-    Here,
+    Here(Speech),
     /// There, through the proxy on the way, if any.
     There(Option<&'p ProxyUrl>),
 }
@@ -178,8 +189,10 @@ impl Policy {
     /// Where a CONNECT to `to` leads, if it may.
     pub(super) fn connect(&self, to: &HostPort, known: &Known) -> Result<Lead<'_>, ProxyError> {
         let listed = match &self.connect {
+            // Node's undici and `curl -p` ask like this for http:// URLs: nothing is hidden, so nothing is forbidden.
+            _ if to.port == HTTP && known.has(to) => return Ok(Lead::Here(Speech::Plain)),
             Connect::Refuse => return Err(ProxyError::MethodNeverProxied(Method::CONNECT)),
-            Connect::Intercept { .. } if known.has(to) => return Ok(Lead::Here),
+            Connect::Intercept { .. } if known.has(to) => return Ok(Lead::Here(Speech::Tls)),
             Connect::Tunnel(hosts) | Connect::Intercept { tunnel: hosts, .. } => hosts,
         };
         if listed.iter().any(|host| host.covers(to)) {
@@ -214,9 +227,9 @@ impl Known {
         Self { hosts: hosts.into(), told: format!("{}{more}", urls.join(", ")).into() }
     }
 
-    /// Whether a route leads to what a CONNECT names. Port 80 is asked for where TLS is not meant.
+    /// Whether a route leads to what a CONNECT names.
     fn has(&self, to: &HostPort) -> bool {
-        to.port != 80 && self.hosts.contains(&to.url_host())
+        self.hosts.contains(&to.url_host())
     }
 
     /// Tells a caller who asked for `host`.

@@ -87,8 +87,8 @@ pub fn explain<'a>(
     let mut comes = Comes::AsItIs;
     if let Some(to) = tunnel_of(&named, &parts.uri) {
         match settings.elsewhere.connect(&to, &known())? {
-            Lead::Here if !matches!(named, Named::Tunnel(_)) => comes = Comes::BehindConnect,
-            Lead::Here => return Ok(Explanation::Intercepted(to)),
+            Lead::Here(_) if !matches!(named, Named::Tunnel(_)) => comes = Comes::BehindConnect,
+            Lead::Here(_) => return Ok(Explanation::Intercepted(to)),
             Lead::There(via) => return Ok(Explanation::Carried { to, via: via.cloned() }),
         }
     }
@@ -201,10 +201,7 @@ impl fmt::Display for Explanation<'_> {
         let sent = match self {
             Self::Sent(sent) => sent,
             Self::Intercepted(to) => {
-                return writeln!(
-                    f,
-                    "tunnel     {to}: ends here, with a certificate from ca_cert; explain the URL in it"
-                );
+                return writeln!(f, "tunnel     {to}: ends here; explain the URL that is asked for in it");
             }
             Self::Carried { to, via } => {
                 writeln!(f, "tunnel     {to}: bytes are carried unseen, without a credential")?;

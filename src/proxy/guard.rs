@@ -191,7 +191,8 @@ impl Guard {
     /// The same behind a CONNECT that we have not led on: it has named the host, and nobody is asked for another there.
     fn named_inside(&self, parts: &Parts, inside: &HostPort) -> Result<Named, ProxyError> {
         let (host, port) = host_of(parts)?;
-        if host_port(&host.to_ascii_lowercase(), port.unwrap_or(443)) != *inside {
+        let usual = if inside.port == 80 { 80 } else { 443 };
+        if host_port(&host.to_ascii_lowercase(), port.unwrap_or(usual)) != *inside {
             return Err(ProxyError::BadHost("the Host is not the one that CONNECT has named"));
         }
         let url_host = inside.url_host();

@@ -1,5 +1,5 @@
 //! CONNECT to a host that a route leads to, answered here in its place: a TLS handshake with a certificate of the
-//! developer's own authority, and behind it requests that go the way of all others.
+//! developer's own authority, but at port 80, and behind it requests that go the way of all others.
 //!
 //! Whom they mean is settled by the CONNECT; what they ask for is judged as anywhere else. Imports `server`, `tls`.
 
@@ -22,7 +22,7 @@ use super::record::Exchange;
 use super::relay::Relayed;
 use super::tunnel::Connecting;
 use crate::route::upstream::HostPort;
-use crate::server::connection::Timers;
+use crate::server::connection::{self, Timers};
 use crate::server::{Arrival, secured};
 
 /// How a request has come in.
@@ -35,25 +35,32 @@ pub(super) struct Entrance {
 }
 
 impl Proxy {
-    /// Answers a CONNECT and what comes behind it in the place of `host`, whose certificate is in `tls`.
+    /// Answers a CONNECT and what comes behind it in the place of `host`, whose certificate is in `tls`; plain HTTP without.
     pub(super) fn intercept(
         self: &Arc<Self>,
         client: Connecting,
-        (host, tls): (HostPort, Arc<ServerConfig>),
+        (host, tls): (HostPort, Option<Arc<ServerConfig>>),
         listener: Option<SocketAddr>,
         exchange: Exchange,
     ) -> Response<Relayed> {
         let proxy = Arc::clone(self);
-        client.converse(exchange, move |client, exchange, timers, drain| async move {
+        client.converse(exchange, move |client, mut exchange, timers, drain| async move {
+            let service = |host| {
+                let entrance = Entrance { listener, inside: Some(Arc::new(host)) };
+                move |arrival| Arc::clone(&proxy).answer_inside(arrival, entrance.clone())
+            };
+            let Some(tls) = tls else {
+                exchange.ended(Outcome::Delivered, None);
+                drop(exchange);
+                return connection::serve(client, timers, drain, service(host)).await;
+            };
             let handshake = handshake(tls, client, exchange, &host, timers);
             let stream = tokio::select! {
                 stream = handshake => stream,
                 () = drain.closed() => return,
             };
             let Some(stream) = stream else { return };
-            let entrance = Entrance { listener, inside: Some(Arc::new(host)) };
-            let service = move |arrival| Arc::clone(&proxy).answer_inside(arrival, entrance.clone());
-            secured::speak(stream, timers, drain, service).await;
+            secured::speak(stream, timers, drain, service(host)).await;
         })
     }
 

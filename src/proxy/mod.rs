@@ -31,7 +31,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::conceal::{Passage, Secrets};
-use self::elsewhere::{Connect, Known, Lead, Policy, Way};
+use self::elsewhere::{Connect, Known, Lead, Policy, Speech, Way};
 use self::forward::Failure;
 use self::guard::token::CallerToken;
 use self::guard::{Admission, Admitted, Forwarding, Guard, Named, Preflight};
@@ -124,8 +124,8 @@ enum Passed<'live> {
     Response(Response<Passage>, Permits, Through<'live>),
     /// A way for the bytes behind a CONNECT.
     Tunnel(Connecting, TcpStream, Permits),
-    /// Leave to answer in the place of the host that a CONNECT named, with this to show.
-    Intercept(Connecting, HostPort, Arc<ServerConfig>),
+    /// Leave to answer in the place of the host that a CONNECT named, with this to show where TLS is spoken.
+    Intercept(Connecting, HostPort, Option<Arc<ServerConfig>>),
     /// The upstream's consent to another protocol.
     WebSocket(Handshake, Response<Switched>, Permits),
     /// An answer of our own that is no error, and these are its fields.
@@ -353,12 +353,13 @@ impl Proxy {
         let client = client.ok_or(ProxyError::MethodNeverProxied(Method::CONNECT))?;
         let via = match (lead, &live.mint) {
             (Lead::There(via), _) => via,
-            (Lead::Here, Some(mint)) => {
+            (Lead::Here(Speech::Plain), _) => return Ok(Passed::Intercept(client, to, None)),
+            (Lead::Here(Speech::Tls), Some(mint)) => {
                 let tls = mint.server_config(&to.host, self.clock.now().wall).map_err(ProxyError::Certificate)?;
-                return Ok(Passed::Intercept(client, to, tls));
+                return Ok(Passed::Intercept(client, to, Some(tls)));
             }
             // There is one wherever that is the policy.
-            (Lead::Here, None) => return Err(ProxyError::MethodNeverProxied(Method::CONNECT)),
+            (Lead::Here(Speech::Tls), None) => return Err(ProxyError::MethodNeverProxied(Method::CONNECT)),
         };
         let permits = Permits(vec![live.in_flight.enter()?]);
         let upstream = dialer.reach(&to, via, policy.connect_timeout).await.map_err(ProxyError::Upstream)?;

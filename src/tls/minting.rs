@@ -14,9 +14,10 @@ use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-use super::serving::ALPN;
 use super::{Identity, TlsError, certificates, private_key};
 
+/// Most wanted first. Some offer HTTP/1.0 by its name, and nothing else.
+const ALPN: [&[u8]; 3] = [b"h2", b"http/1.1", b"http/1.0"];
 /// So long a certificate lasts: it is renewed by minting another.
 const LIFE: Duration = Duration::from_hours(7 * 24);
 /// It is renewed when less than this is left of it.
@@ -71,7 +72,7 @@ impl Mint {
     }
 
     /// A server configuration that shows a certificate for `host` (lower case, no brackets): TLS 1.2 and 1.3, HTTP/2 and
-    /// HTTP/1.1. A client that names another host in its handshake gets none.
+    /// HTTP/1. A client that names another host in its handshake gets none.
     ///
     /// # Errors
     /// [`TlsError`], when the host cannot be written into a certificate.

@@ -17,7 +17,7 @@ use super::{Identity, TlsError, certificates, private_key};
 /// How often the files are looked at: two small reads, and a renewed certificate has days.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Most wanted first.
-pub(super) const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
+const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
 /// A certificate that is shown to callers.
 #[derive(Debug)]

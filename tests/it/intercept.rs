@@ -191,8 +191,6 @@ async fn what_has_no_route_is_not_answered_for() {
         ("evil.test:443", 404),
         ("sub.abc123.execute-api.ap-northeast-1.amazonaws.com:443", 404),
         ("abc123.execute-api.ap-northeast-1.amazonaws.com:8443", 404),
-        // Not TLS, by its port.
-        ("abc123.execute-api.ap-northeast-1.amazonaws.com:80", 404),
         ("localhost:443", 404),
         ("127.0.0.1:443", 404),
         ("169.254.169.254:443", 404),
@@ -204,6 +202,29 @@ async fn what_has_no_route_is_not_answered_for() {
     let answer = client.raw("CONNECT evil.test:443 HTTP/1.1\r\nHost: evil.test\r\n\r\n").await;
     assert!(answer.text().contains(&format!("http://{API}/prod")), "{}", answer.text());
     assert_eq!(world.gateway.connections(), 0);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn plain_http_behind_a_connect_needs_no_leave() {
+    let world = Plan::sigv4().start().await;
+    // As Node's undici asks for http:// URLs.
+    let (status, mut stream) = ask_for(&world.countersign, &format!("{API}:80"), "x-request-id: plain\r\n").await;
+    assert_eq!(status, 200);
+    let request = get("/prod/x", "") + &format!("GET /prod/y HTTP/1.1\r\nHost: {API}:80\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    within(stream.read_to_string(&mut text)).await.unwrap();
+    assert_eq!(text.matches("HTTP/1.1 200 ").count(), 2, "{text}");
+    let received = world.gateway.received();
+    assert!(received.iter().all(|request| request.header("authorization").is_some()));
+    assert_eq!(world.countersign.access_line("plain").await["outcome"], "delivered");
+    let (_, mut stream) = ask_for(&world.countersign, &format!("{API}:80"), "").await;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut text = String::new();
+    within(stream.read_to_string(&mut text)).await.unwrap();
+    assert!(text.starts_with("HTTP/1.1 400 "), "{text}");
+    assert_eq!(ask_for(&world.countersign, "localhost:80", "").await.0, 405);
     world.finish().await;
 }
 
