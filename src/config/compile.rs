@@ -72,6 +72,7 @@ pub(super) fn compile(raw: RawConfig, context: &mut Context<'_>) -> Compiled {
     let RawConfig { proxy, admin, log, upstream, auth, routes } = raw;
     let defaults = upstream::transport(&upstream, context);
     let (listens, admin) = listen::check(&proxy, admin, &routes, context);
+    forward::refuse_self(&defaults.egress, &listens.tcp, upstream.proxy.span, context);
     let allowed_hosts = name::hosts("allowed_hosts", &proxy.allowed_hosts.value, context);
     let allowed_origins = caller::origins(&proxy.allowed_origins.value, context);
     let caller_token = proxy.caller_token.as_ref().and_then(|token| caller::token(token, context));

@@ -1,5 +1,6 @@
 //! `[proxy.forward]`: what programs may ask of their HTTP proxy beyond the routes.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{Authority, Context, name, upstream, url};
@@ -34,6 +35,21 @@ pub(super) fn policy(
         connect_timeout: upstream.connect_timeout.value,
         response_timeout: upstream.response_timeout.value,
         body_idle_timeout: upstream.body_idle_timeout.value,
+    }
+}
+
+/// A shell where every program has us for its proxy starts us, too; token calls would come back to us without a sign that
+/// they are ours.
+pub(super) fn refuse_self(egress: &Egress, listens: &[SocketAddr], span: Span, context: &mut Context<'_>) {
+    let Some((proxy, _)) = egress.proxy() else { return };
+    let is_ours = |address: &SocketAddr| {
+        let same_host = proxy.host.parse() == Ok(address.ip()) || proxy.host == "localhost";
+        address.port() == proxy.port && address.port() != 0 && same_host
+    };
+    if listens.iter().any(is_ours) {
+        let message = format!("the proxy on the way out, {proxy}, is countersign itself");
+        let problem = context.problems.error(span, message);
+        problem.help("unset HTTPS_PROXY where countersign is started, or write `proxy = \"none\"` in [upstream]");
     }
 }
 
