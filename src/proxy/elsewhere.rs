@@ -9,11 +9,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Method;
 use http::uri::{Authority, Scheme};
+use http::{HeaderValue, Method, StatusCode, header};
 
+use super::guard::Admitted;
 use super::outcome::ProxyError;
-use super::pool::{Form, UpstreamError};
+use super::pool::{Answered, Form, ProxyFault, UpstreamError};
+use super::record::Exchange;
+use super::{LiveRoute, Passed, Proxy, Snapshot, Through, conceal, rewrite};
+use crate::auth::spec::Coverage;
 use crate::egress::bounds::is_name_off_limits;
 use crate::egress::{Egress, ProxyUrl};
 use crate::route::upstream::HostPort;
@@ -241,6 +245,42 @@ impl Known {
 impl fmt::Display for Known {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.told.is_empty() { "no host" } else { &self.told })
+    }
+}
+
+impl Proxy {
+    /// Passes a request on to a host that no route leads to, without a credential.
+    pub(super) async fn pass_elsewhere<'live>(
+        &self,
+        live: &'live Snapshot,
+        admitted: Admitted,
+        to: HostPort,
+        exchange: &mut Exchange,
+    ) -> Result<Passed<'live>, ProxyError> {
+        let (policy, known, dialer) = &live.elsewhere;
+        let Way { route, form, via } = policy.lead(&to, known)?;
+        let connections = dialer.connections(Origin::clone(&route.upstream.origin), form);
+        let to = LiveRoute { route, scheme: None, fields: Vec::new(), connections, websockets: None, in_flight: None };
+        let permits = live.enter(&to)?;
+        let request_id = exchange.request_id().clone();
+        let mut outbound = rewrite::toward(admitted, &to.route, Coverage::Nothing, &self.budget, request_id).await?;
+        if let Some(authorization) = via.as_ref().and_then(ProxyUrl::authorization)
+            && let Ok(mut value) = HeaderValue::from_str(authorization.expose())
+        {
+            value.set_sensitive(true);
+            outbound.set(header::PROXY_AUTHORIZATION, value);
+        }
+        exchange.uploading(outbound.upload());
+        let (answered, secrets) = self.deliver(outbound, &to).await?;
+        let Answered::Response(response) = answered else { return Err(ProxyError::Upstream(UpstreamError::Switched)) };
+        if let (Some(proxy), StatusCode::PROXY_AUTHENTICATION_REQUIRED) = (via, response.status()) {
+            // To the caller we are the proxy, and it would show its credentials to us.
+            let dial = to.route.upstream.origin.dial.clone();
+            let source = ProxyFault::Credentials;
+            return Err(ProxyError::Upstream(UpstreamError::Proxy { proxy, dial, source }));
+        }
+        let passage = conceal::refusal(response, &secrets, to.route.body_idle_timeout).await;
+        Ok(Passed::Response(passage.map_err(ProxyError::Upstream)?, permits, Through::Elsewhere(Box::new(to.route))))
     }
 }
 

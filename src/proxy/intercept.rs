@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use http::Response;
+use http::{Method, Response};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use rustls::{AlertDescription, ServerConfig};
@@ -16,11 +16,12 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::Proxy;
-use super::outcome::Outcome;
+use super::elsewhere::{Lead, Speech};
+use super::outcome::{Outcome, ProxyError};
 use super::record::Exchange;
-use super::relay::Relayed;
+use super::relay::{Permits, Relayed};
 use super::tunnel::Connecting;
+use super::{Passed, Proxy, Snapshot};
 use crate::route::upstream::HostPort;
 use crate::server::connection::{self, Timers};
 use crate::server::{Arrival, secured};
@@ -35,6 +36,31 @@ pub(super) struct Entrance {
 }
 
 impl Proxy {
+    /// A way for the bytes behind a CONNECT, or leave to answer them.
+    pub(super) async fn connect<'live>(
+        &self,
+        live: &'live Snapshot,
+        client: Option<Connecting>,
+        to: HostPort,
+    ) -> Result<Passed<'live>, ProxyError> {
+        let (policy, known, dialer) = &live.elsewhere;
+        let lead = policy.connect(&to, known)?;
+        let client = client.ok_or(ProxyError::MethodNeverProxied(Method::CONNECT))?;
+        let via = match (lead, &live.mint) {
+            (Lead::There(via), _) => via,
+            (Lead::Here(Speech::Plain), _) => return Ok(Passed::Intercept(client, to, None)),
+            (Lead::Here(Speech::Tls), Some(mint)) => {
+                let tls = mint.server_config(&to.host, self.clock.now().wall).map_err(ProxyError::Certificate)?;
+                return Ok(Passed::Intercept(client, to, Some(tls)));
+            }
+            // There is one wherever that is the policy.
+            (Lead::Here(Speech::Tls), None) => return Err(ProxyError::MethodNeverProxied(Method::CONNECT)),
+        };
+        let permits = Permits(vec![live.in_flight.enter()?]);
+        let upstream = dialer.reach(&to, via, policy.connect_timeout).await.map_err(ProxyError::Upstream)?;
+        Ok(Passed::Tunnel(client, upstream, permits))
+    }
+
     /// Answers a CONNECT and what comes behind it in the place of `host`, whose certificate is in `tls`; plain HTTP without.
     pub(super) fn intercept(
         self: &Arc<Self>,

@@ -23,7 +23,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
 use prometheus_client::registry::Registry;
 use rustls::ServerConfig;
@@ -31,14 +31,14 @@ use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::conceal::{Passage, Secrets};
-use self::elsewhere::{Connect, Known, Lead, Policy, Speech, Way};
+use self::elsewhere::{Connect, Known, Policy};
 use self::forward::Failure;
 use self::guard::token::CallerToken;
-use self::guard::{Admission, Admitted, Forwarding, Guard, Named, Preflight};
+use self::guard::{Admission, Forwarding, Guard, Named, Preflight};
 use self::intercept::Entrance;
 use self::outcome::ProxyError;
 use self::pool::elsewhere::Elsewhere;
-use self::pool::{Answered, Connections, Pool, ProxyFault, Reuse, Switched, UpstreamError};
+use self::pool::{Answered, Connections, Pool, Reuse, Switched, UpstreamError};
 use self::record::{AccessLog, Exchange, Metrics};
 use self::relay::{Permits, Relayed};
 use self::rewrite::{Outbound, Purpose, Spare};
@@ -50,7 +50,6 @@ use crate::auth::secrets::LiveField;
 use crate::auth::spec::Coverage;
 use crate::auth::{Scheme, Schemes};
 use crate::clock::{Clock, Moment};
-use crate::egress::ProxyUrl;
 use crate::message::body::{Budget, Upload};
 use crate::message::fields::{self, Trailers};
 use crate::message::target::Target;
@@ -339,65 +338,6 @@ impl Proxy {
             }
             (Answered::Switched(_), _) => Err(ProxyError::Upstream(UpstreamError::Switched)),
         }
-    }
-
-    /// A way for the bytes behind a CONNECT, or leave to answer them.
-    async fn connect<'live>(
-        &self,
-        live: &'live Snapshot,
-        client: Option<Connecting>,
-        to: HostPort,
-    ) -> Result<Passed<'live>, ProxyError> {
-        let (policy, known, dialer) = &live.elsewhere;
-        let lead = policy.connect(&to, known)?;
-        let client = client.ok_or(ProxyError::MethodNeverProxied(Method::CONNECT))?;
-        let via = match (lead, &live.mint) {
-            (Lead::There(via), _) => via,
-            (Lead::Here(Speech::Plain), _) => return Ok(Passed::Intercept(client, to, None)),
-            (Lead::Here(Speech::Tls), Some(mint)) => {
-                let tls = mint.server_config(&to.host, self.clock.now().wall).map_err(ProxyError::Certificate)?;
-                return Ok(Passed::Intercept(client, to, Some(tls)));
-            }
-            // There is one wherever that is the policy.
-            (Lead::Here(Speech::Tls), None) => return Err(ProxyError::MethodNeverProxied(Method::CONNECT)),
-        };
-        let permits = Permits(vec![live.in_flight.enter()?]);
-        let upstream = dialer.reach(&to, via, policy.connect_timeout).await.map_err(ProxyError::Upstream)?;
-        Ok(Passed::Tunnel(client, upstream, permits))
-    }
-
-    /// Passes a request on to a host that no route leads to, without a credential.
-    async fn pass_elsewhere<'live>(
-        &self,
-        live: &'live Snapshot,
-        admitted: Admitted,
-        to: HostPort,
-        exchange: &mut Exchange,
-    ) -> Result<Passed<'live>, ProxyError> {
-        let (policy, known, dialer) = &live.elsewhere;
-        let Way { route, form, via } = policy.lead(&to, known)?;
-        let connections = dialer.connections(Origin::clone(&route.upstream.origin), form);
-        let to = LiveRoute { route, scheme: None, fields: Vec::new(), connections, websockets: None, in_flight: None };
-        let permits = live.enter(&to)?;
-        let request_id = exchange.request_id().clone();
-        let mut outbound = rewrite::toward(admitted, &to.route, Coverage::Nothing, &self.budget, request_id).await?;
-        if let Some(authorization) = via.as_ref().and_then(ProxyUrl::authorization)
-            && let Ok(mut value) = HeaderValue::from_str(authorization.expose())
-        {
-            value.set_sensitive(true);
-            outbound.set(header::PROXY_AUTHORIZATION, value);
-        }
-        exchange.uploading(outbound.upload());
-        let (answered, secrets) = self.deliver(outbound, &to).await?;
-        let Answered::Response(response) = answered else { return Err(ProxyError::Upstream(UpstreamError::Switched)) };
-        if let (Some(proxy), StatusCode::PROXY_AUTHENTICATION_REQUIRED) = (via, response.status()) {
-            // To the caller we are the proxy, and it would show its credentials to us.
-            let dial = to.route.upstream.origin.dial.clone();
-            let source = ProxyFault::Credentials;
-            return Err(ProxyError::Upstream(UpstreamError::Proxy { proxy, dial, source }));
-        }
-        let passage = conceal::refusal(response, &secrets, to.route.body_idle_timeout).await;
-        Ok(Passed::Response(passage.map_err(ProxyError::Upstream)?, permits, Through::Elsewhere(Box::new(to.route))))
     }
 
     /// Authorises and sends, twice at most (security.md 3.3), the second time on a new connection. Returns with the answer
