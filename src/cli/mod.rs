@@ -3,6 +3,7 @@
 //! Exit codes: 0 done or drained clean, 1 failed run, 3 requests were cut at the drain deadline, 64 bad flags, 78 bad
 //! config; those of its command for `exec`. Imports everything; nothing imports it but `main`.
 
+mod ca;
 mod document;
 mod draft;
 mod env;
@@ -68,6 +69,9 @@ enum Command {
     Init(Box<InitArgs>),
     /// Print the config that does what flags of aws-sigv4-proxy did.
     Migrate(MigrateArgs),
+    /// The developer's own authority, for `connect = "intercept"` in [proxy.forward].
+    #[command(subcommand)]
+    Ca(ca::Ca),
 }
 
 #[derive(Args, Debug)]
@@ -156,6 +160,7 @@ pub fn main() -> ExitCode {
         Command::Env(args) => env::env(&args, &environment),
         Command::Init(args) => init::init(&args, &environment),
         Command::Migrate(args) => migrate::migrate(&args, &environment),
+        Command::Ca(command) => ca::main(&command, &environment),
     }
 }
 

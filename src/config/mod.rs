@@ -73,9 +73,24 @@ pub struct Compiled {
 /// # Errors
 /// [`Report`] with all problems, warnings among them. Exit code 78.
 pub fn load(source: &Source, environment: &Environment) -> Result<Compiled, Report> {
+    read(source, environment, compile::Authority::Needed)
+}
+
+/// The same before there is a developer's authority: `ca_cert` and `ca_key` may be missing, in the file and on the disk.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_without_authority(source: &Source, environment: &Environment) -> Result<Compiled, Report> {
+    read(source, environment, compile::Authority::NotYet)
+}
+
+fn read(source: &Source, environment: &Environment, authority: compile::Authority) -> Result<Compiled, Report> {
     let mut problems = diagnostic::Problems::default();
-    let compiled = raw::read(source, environment, &mut problems)
-        .map(|raw| compile::compile(raw, &mut compile::Context::new(environment, &source.folder, &mut problems)));
+    let compiled = raw::read(source, environment, &mut problems).map(|raw| {
+        let mut context = compile::Context::new(environment, &source.folder, &mut problems);
+        context.authority = authority;
+        compile::compile(raw, &mut context)
+    });
     let failed = problems.has_errors();
     let diagnostics = problems.place(&source.name, &source.text);
     match compiled {

@@ -1,19 +1,22 @@
-//! WebSocket: from a caller's handshake to the bytes that follow a 101.
+//! Tunnels: from a caller's WebSocket handshake or CONNECT to the bytes that follow the answer.
 //!
-//! Off unless a route says `websocket = true`. The handshake is authorised and sent like any GET; only an answer that is
-//! right for it (RFC 6455 4.1) opens a tunnel, every other status is an answer like any other. What passes then is
-//! counted and not looked at. Imports `server::upgrade`, `message`.
+//! A WebSocket's is off unless a route says `websocket = true`. The handshake is authorised and sent like any GET; only an
+//! answer that is right for it (RFC 6455 4.1) opens a tunnel, every other status is an answer like any other. CONNECT is
+//! answered once its connection is there. What passes then is counted and not looked at. Imports `server::upgrade`,
+//! `message`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Method, Request, Response, Version};
 use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
+use hyper::ext::ReasonPhrase;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
 use super::outcome::Outcome;
@@ -22,12 +25,15 @@ use super::record::Exchange;
 use super::relay::{self, Permits, Relayed};
 use crate::message::fields::{self, REQUEST_ID, Trailers};
 use crate::message::websocket::{self, Accept, HandshakeError, UPGRADE, WEBSOCKET};
+use crate::server::Drain;
+use crate::server::connection::Timers;
 use crate::server::upgrade::Tunnel;
 
 /// Silence of both sides that ends a tunnel. API Gateway itself ends a connection after 10 minutes without a message;
 /// waiting longer leaves it the word, and its close code to the client.
 const IDLE: Duration = Duration::from_mins(15);
-/// The same once one side has ended. WebSocket knows no half-closed connection: whoever sends nothing more now is gone.
+/// The same once one side has ended. Neither WebSocket nor TLS knows a half-closed connection: whoever sends nothing more now
+/// is gone.
 const LINGER: Duration = Duration::from_secs(30);
 /// What is read at once, in each direction.
 const BUFFER: usize = 16 * 1024;
@@ -62,7 +68,55 @@ impl Handshake {
         parts.headers.entry(REQUEST_ID).or_insert_with(|| exchange.request_id().clone());
         let mut response = Response::from_parts(parts, ());
         let carrying = Carrying { exchange, passed: Passed::new(), _permits: permits };
-        Tunnel::follow(&mut response, carrying.run(self.client, upstream));
+        let (upstream, first) = upstream.into_parts();
+        Tunnel::follow(&mut response, carrying.run(self.client, upstream, first));
+        relay::switching(response)
+    }
+}
+
+/// A caller's CONNECT, and its connection once a 200 has gone out on it.
+#[derive(Debug)]
+pub struct Connecting(OnUpgrade);
+
+impl Connecting {
+    /// `None` if `request` does not ask for a tunnel.
+    pub fn read(request: &mut Request<Incoming>) -> Option<Self> {
+        let asks = request.method() == Method::CONNECT && request.version() < Version::HTTP_2;
+        asks.then(|| Self(hyper::upgrade::on(request)))
+    }
+
+    fn answer(exchange: &mut Exchange) -> Response<()> {
+        let mut response = Response::new(());
+        exchange.answering(response.status());
+        response.headers_mut().insert(REQUEST_ID, exchange.request_id().clone());
+        // The words of old, which some clients look for.
+        response.extensions_mut().insert(ReasonPhrase::from_static(b"Connection established"));
+        response
+    }
+
+    /// Answers it with 200, and has `talk` go on with its connection in the place of whom the client asked for.
+    pub(super) fn converse<F>(
+        self,
+        mut exchange: Exchange,
+        talk: impl FnOnce(TokioIo<Upgraded>, Exchange, Timers, Drain) -> F + Send + 'static,
+    ) -> Response<Relayed>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let mut response = Self::answer(&mut exchange);
+        Tunnel::converse(&mut response, move |timers, drain| async move {
+            // Without the connection nobody is left to tell.
+            let Ok(client) = self.0.await else { return };
+            talk(TokioIo::new(client), exchange, timers, drain).await;
+        });
+        relay::switching(response)
+    }
+
+    /// Answers it with 200, and lets the bytes pass to `upstream` and back from then on.
+    pub fn open(self, upstream: TcpStream, mut exchange: Exchange, permits: Permits) -> Response<Relayed> {
+        let mut response = Self::answer(&mut exchange);
+        let carrying = Carrying { exchange, passed: Passed::new(), _permits: permits };
+        Tunnel::follow(&mut response, carrying.run(self.0, upstream, Bytes::new()));
         relay::switching(response)
     }
 }
@@ -76,10 +130,9 @@ struct Carrying {
 }
 
 impl Carrying {
-    async fn run(mut self, client: OnUpgrade, upstream: Switched) {
+    async fn run<U: AsyncRead + AsyncWrite + Unpin>(mut self, client: OnUpgrade, upstream: U, first: Bytes) {
         // Without the connection nobody is left to tell.
         let Ok(client) = client.await else { return };
-        let (upstream, first) = upstream.into_parts();
         match carry(TokioIo::new(client), upstream, first, &self.passed).await {
             Ok(()) => self.exchange.ended(Outcome::Delivered, None),
             Err(Broken::Client(error)) => self.exchange.ended(Outcome::ClientAborted, Some(&error)),

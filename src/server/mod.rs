@@ -7,7 +7,7 @@ pub mod drain;
 pub mod gate;
 mod http2;
 pub mod listener;
-mod secured;
+pub(crate) mod secured;
 #[cfg(unix)]
 pub mod unix;
 pub mod upgrade;

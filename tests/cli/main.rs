@@ -1,6 +1,8 @@
 //! The binary itself: arguments, environment, signals, exit codes, and what it prints.
 
 #[cfg(test)]
+mod ca;
+#[cfg(test)]
 mod commands;
 #[cfg(test)]
 mod credentials;

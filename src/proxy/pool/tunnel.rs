@@ -51,8 +51,9 @@ pub(super) async fn open(
 }
 
 async fn ask(stream: &mut TcpStream, proxy: &ProxyUrl, dial: &HostPort) -> Result<(), ProxyFault> {
+    // `Via`, because the proxy of the environment may be this very program: then it is a loop, and said to be one.
     let mut head = zeroize::Zeroizing::new(format!(
-        "CONNECT {dial} HTTP/1.1\r\nhost: {dial}\r\nuser-agent: countersign/{}\r\n",
+        "CONNECT {dial} HTTP/1.1\r\nhost: {dial}\r\nuser-agent: countersign/{}\r\nvia: 1.1 countersign\r\n",
         env!("CARGO_PKG_VERSION")
     ));
     if let Some(authorization) = proxy.authorization() {
