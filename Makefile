@@ -19,12 +19,17 @@ interop: setup
 	cargo build --release --locked --bin countersign
 	COUNTERSIGN=$(CURDIR)/$(BINARY) $(VENV)/bin/pytest tests/interop
 
-setup: $(VENV)/.done
+setup: $(VENV)/.done tests/interop/node_modules/.done
 	tests/interop/packages
 
 $(VENV)/.done: tests/interop/requirements.txt
 	python3 -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/interop/requirements.txt
+	touch $@
+
+tests/interop/node_modules/.done: tests/interop/package-lock.json
+	tests/interop/packages
+	npm ci --prefix tests/interop --silent --no-audit --no-fund
 	touch $@
 
 lint:

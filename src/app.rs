@@ -24,7 +24,7 @@ use crate::admin::standing::Standing;
 use crate::admin::{Admin, Pages, Shown};
 use crate::auth::metrics::CredentialMetrics;
 use crate::auth::refreshing::Status;
-use crate::auth::{self, Roster};
+use crate::auth::{self, Credential, Roster};
 use crate::clock::Clock;
 use crate::config::Compiled;
 use crate::message::body::Budget;
@@ -192,6 +192,11 @@ impl Sidecar {
         self.opened.addresses(self.admin_listener.address(), self.health_listener.as_ref().map(Listener::address))
     }
 
+    /// The credentials that are being fetched.
+    pub fn credentials(&self) -> Vec<Arc<dyn Credential>> {
+        self.live.roster.all().to_vec()
+    }
+
     /// Answers until `stop`, then drains; `hurry` ends the draining at once.
     pub async fn run(self, stop: impl Future<Output = ()>, hurry: impl Future<Output = ()>) -> Ended {
         let Self { mut live, opened, admin, admin_listener, health_listener, drain, tasks, reloader } = self;
@@ -222,12 +227,12 @@ impl Sidecar {
             () = live.follow(reloader) => {}
         }
         live.teller.tell(Phase::Stopping);
-        let limit = live.settings.drain_timeout;
+        let (limit, quiet) = (live.settings.drain_timeout, live.settings.quiet);
         tracing::info!(?limit, "stopping: no longer ready, waiting for requests to end");
-        let cut = drain.run(limit, hurry).await;
+        let cut = drain.run(limit, quiet, hurry).await;
         tasks.stop().await;
         // Probes are answered in an instant: nothing is lost by not waiting.
-        admin_drain.run(Duration::ZERO, std::future::ready(())).await;
+        admin_drain.run(Duration::ZERO, Duration::ZERO, std::future::ready(())).await;
         if cut == 0 {
             tracing::info!("stopped; every request was answered");
         } else {

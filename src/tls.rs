@@ -3,6 +3,8 @@
 //! There is one crypto provider in the process (aws-lc-rs) and it is passed explicitly; certificate checks cannot be
 //! switched off. Imports nothing of ours.
 
+pub mod developer;
+pub mod minting;
 pub mod serving;
 
 use std::path::{Path, PathBuf};
@@ -74,6 +76,21 @@ pub enum TlsError {
         "no root certificates: the system has none (install ca-certificates or set SSL_CERT_FILE) and no ca_file is configured"
     )]
     NoRoots,
+    /// A certificate that cannot be read as an authority's.
+    #[error("{} is not the certificate of an authority", .0.display())]
+    NotAnAuthority(PathBuf),
+    /// A key of a kind that certificates are not signed with here.
+    #[error("{} holds a key that cannot sign certificates", .0.display())]
+    NotASigner(PathBuf),
+    /// A host that cannot be written into a certificate.
+    #[error("making a certificate for \"{host}\"")]
+    Minting {
+        /// The host, or all of them.
+        host: String,
+        /// Why.
+        #[source]
+        source: rcgen::Error,
+    },
     /// The provider lacks the protocol versions we ask for; cannot happen with the provider we ship.
     #[error("setting up TLS 1.2 and 1.3")]
     Versions(#[source] rustls::Error),
@@ -97,6 +114,9 @@ impl TlsError {
                 "holds no private key".to_owned()
             }
             Self::NoCertificate(_) => "holds no certificate".to_owned(),
+            Self::NotAnAuthority(_) => "is not the certificate of an authority".to_owned(),
+            Self::NotASigner(_) => "is not a key that can sign certificates".to_owned(),
+            Self::Minting { host, source } => format!("cannot vouch for \"{host}\": {source}"),
             Self::Pem { .. } => "is not a whole PEM file".to_owned(),
             Self::Unusable { source: rustls::Error::InconsistentKeys(_), .. } => {
                 "does not belong to its private key".to_owned()

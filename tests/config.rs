@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use countersign::config::raw::{Key, SECTIONS, Section, Type};
 use countersign::config::{Compiled, Environment, Hash, Report, Source, load};
+use countersign::tls::developer;
 
 /// In place of the folder that a run happens to use.
 const FOLDER: &str = "/etc/countersign";
@@ -62,7 +63,39 @@ fn files() -> tempfile::TempDir {
             fs::set_permissions(&copy, fs::Permissions::from_mode(if open { 0o644 } else { 0o600 })).unwrap();
         }
     }
+    // These end, so they cannot be kept. The one that has ended is always the same but for its key.
+    let now = countersign::clock::Clock::system().now().wall;
+    let then = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_hours(416_666);
+    let soon = now - developer::LIFE + std::time::Duration::from_hours(24 * 10);
+    let hosts = ["abc123", "def456", "ghi789"].map(|api| format!("{api}.execute-api.eu-west-1.amazonaws.com"));
+    for (name, from) in [("ca", now), ("ended", then), ("future", now + developer::LIFE), ("soon", soon)] {
+        let made = developer::create(&hosts, from).unwrap();
+        fs::write(folder.path().join(format!("{name}.pem")), made.certificate).unwrap();
+        let key = folder.path().join(format!("{name}-key.pem"));
+        fs::write(&key, &*made.key).unwrap();
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+        }
+    }
     folder
+}
+
+#[test]
+fn an_authority_outside_its_time_is_told_of() {
+    let folder = files();
+    let reported = |name: &str| {
+        let text = format!(
+            "[proxy.forward]\nconnect = \"intercept\"\nca_cert = \"{name}.pem\"\nca_key = \"{name}-key.pem\"\n\
+             [[route]]\nauth = \"none\"\nupstream = \"https://abc123.execute-api.eu-west-1.amazonaws.com\"\n"
+        );
+        rendered(load_text("c", &text, folder.path()), folder.path())
+    };
+    assert_eq!(reported("ca").trim(), "");
+    assert!(reported("ended").contains("error: `ca_cert` has expired"));
+    assert!(reported("future").contains("error: `ca_cert` does not count before"));
+    assert!(reported("soon").contains("warning: `ca_cert` expires soon"));
 }
 
 fn load_text(name: &str, text: &str, folder: &Path) -> Result<Compiled, Report> {

@@ -11,7 +11,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// Paths of third-party crates, and where alone they may be named: files or folders of `src/`.
-const ROOMS: [(&[&str], &[&str]); 20] = [
+const ROOMS: [(&[&str], &[&str]); 21] = [
     (&["reqwest"], &["auth/"]),
     // The one error of a client that cannot be built; a wrapper would only rename it.
     (&["reqwest", "Error"], &["auth/", "app.rs"]),
@@ -27,6 +27,7 @@ const ROOMS: [(&[&str], &[&str]); 20] = [
     (&["clap"], &["cli/"]),
     (&["listenfd"], &["cli/"]),
     (&["sd_notify"], &["cli/"]),
+    (&["rustix"], &["cli/exec.rs"]),
     (&["toml"], &["config/"]),
     (&["annotate_snippets"], &["config/"]),
     (&["strsim"], &["config/"]),

@@ -114,7 +114,7 @@ impl Admin {
         };
         if pages == Pages::All
             && let Some(guard) = &self.guard
-            && let Err(error) = guard.check(&parts)
+            && let Err(error) = guard.check_here(&parts)
         {
             return text(error.code().status(), format!("{error}\n"));
         }

@@ -240,14 +240,15 @@ impl Builder {
             Place::Chain | Place::Profile(_) | Place::WebIdentity => environment.files.clone(),
             Place::Environment | Place::Container | Place::Instance => Vec::new(),
         };
-        Provider::Found(Finder {
+        Provider::Found(Box::new(Finder {
             place,
             region: region.to_owned(),
             control: control.clone(),
             clock: clock.clone(),
             container: Container::new(&environment.container, control.clone()),
             files: Files::new(files),
-        })
+            profile: environment.profile.clone(),
+        }))
     }
 
     /// The credential that was `kept`, or else a new one of `source`. Whatever the kept one reads is kept with it: its

@@ -24,6 +24,8 @@ use aws_lc_rs::digest::{SHA256, digest};
 
 pub use diagnostic::{Diagnostic, Report, Severity};
 
+use http::HeaderName;
+
 use crate::{admin, auth, egress, proxy, route, server, telemetry, tls};
 
 /// A file that is larger is no config: 4 MiB are tens of thousands of routes, and a `ConfigMap` ends at 1 MiB.
@@ -115,9 +117,24 @@ pub struct Compiled {
 /// # Errors
 /// [`Report`] with all problems, warnings among them. Exit code 78.
 pub fn load(source: &Source, environment: &Environment) -> Result<Compiled, Report> {
+    read(source, environment, compile::Authority::Needed)
+}
+
+/// The same before there is a developer's authority: `ca_cert` and `ca_key` may be missing, in the file and on the disk.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_without_authority(source: &Source, environment: &Environment) -> Result<Compiled, Report> {
+    read(source, environment, compile::Authority::NotYet)
+}
+
+fn read(source: &Source, environment: &Environment, authority: compile::Authority) -> Result<Compiled, Report> {
     let mut problems = diagnostic::Problems::default();
-    let compiled = raw::read(source, environment, &mut problems)
-        .map(|raw| compile::compile(raw, &mut compile::Context::new(environment, &source.folder, &mut problems)));
+    let compiled = raw::read(source, environment, &mut problems).map(|raw| {
+        let mut context = compile::Context::new(environment, &source.folder, &mut problems);
+        context.authority = authority;
+        compile::compile(raw, &mut context)
+    });
     let failed = problems.has_errors();
     let diagnostics = problems.place(&source.name, &source.text);
     match compiled {
@@ -132,10 +149,28 @@ pub fn admin_listen(source: &Source, environment: &Environment) -> Option<Socket
     raw::read(source, environment, &mut problems).map(|raw| raw.admin.listen.value)
 }
 
+/// Whether the config says which lines are logged, whatever else is wrong with it.
+pub fn level_is_written(source: &Source, environment: &Environment) -> bool {
+    let mut problems = diagnostic::Problems::default();
+    raw::read(source, environment, &mut problems).is_some_and(|raw| raw.log.level.span.is_written())
+}
+
+/// Whether no route that signs may set or remove the field, because countersign writes it.
+pub fn is_written_by_signing(name: &HeaderName) -> bool {
+    compile::is_written_by_signing(name)
+}
+
 impl Environment {
     /// Takes the variables.
     pub fn new(variables: impl IntoIterator<Item = (String, String)>) -> Self {
         Self(variables.into_iter().collect())
+    }
+
+    /// The same with one more, or another value for it.
+    pub(crate) fn with(&self, name: &str, value: &str) -> Self {
+        let mut variables = self.0.clone();
+        variables.insert(name.to_owned(), value.to_owned());
+        Self(variables)
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&str> {

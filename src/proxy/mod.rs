@@ -4,9 +4,11 @@
 //! `route`, `message`, `server`, `tls`, `tasks`, `clock`, `units`.
 
 pub mod conceal;
+pub mod elsewhere;
 pub mod explain;
 pub mod forward;
 pub mod guard;
+mod intercept;
 pub mod localize;
 pub mod outcome;
 pub mod pool;
@@ -17,25 +19,31 @@ pub mod skew;
 pub mod tunnel;
 
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
 use prometheus_client::registry::Registry;
+use rustls::ServerConfig;
+use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::conceal::{Passage, Secrets};
+use self::elsewhere::{Connect, Known, Policy};
 use self::forward::Failure;
 use self::guard::token::CallerToken;
-use self::guard::{Admission, Forwarding, Guard, Preflight};
+use self::guard::{Admission, Forwarding, Guard, Named, Preflight};
+use self::intercept::Entrance;
 use self::outcome::ProxyError;
+use self::pool::elsewhere::Elsewhere;
 use self::pool::{Answered, Connections, Pool, Reuse, Switched, UpstreamError};
 use self::record::{AccessLog, Exchange, Metrics};
 use self::relay::{Permits, Relayed};
 use self::rewrite::{Outbound, Purpose, Spare};
 use self::skew::Offset;
-use self::tunnel::Handshake;
+use self::tunnel::{Connecting, Handshake};
 use crate::auth::refusal::{self, Refusal};
 use crate::auth::request::Grant;
 use crate::auth::secrets::LiveField;
@@ -46,9 +54,11 @@ use crate::message::body::{Budget, Upload};
 use crate::message::fields::{self, Trailers};
 use crate::message::target::Target;
 use crate::message::websocket::HandshakeError;
-use crate::route::{NoMatch, Origin, Route, Table};
+use crate::route::upstream::HostPort;
+use crate::route::{self, NoMatch, Origin, Route, Table};
 use crate::secret::LocalSecret;
 use crate::server::{Arrival, Refused};
+use crate::tls::minting::Mint;
 use crate::tls::{Http2, TlsError};
 use crate::units::ByteSize;
 
@@ -63,6 +73,8 @@ pub struct Settings {
     pub caller_token: Option<LocalSecret>,
     /// What is done with what a proxy before us said.
     pub forwarding: Forwarding,
+    /// What is done with requests for hosts that no route leads to.
+    pub elsewhere: Policy,
     /// Requests at the same time, over all routes.
     pub max_in_flight: usize,
     /// All bodies held for signing, together.
@@ -84,7 +96,12 @@ pub struct Proxy {
 pub struct Snapshot {
     table: Table,
     routes: Vec<LiveRoute>,
+    /// The same for callers that write the upstreams' own URLs.
+    by_url: (Table, Vec<LiveRoute>),
     guard: Guard,
+    elsewhere: (Policy, Known, Elsewhere),
+    /// Where CONNECT is intercepted.
+    mint: Option<Mint>,
     in_flight: Limit,
 }
 
@@ -103,11 +120,33 @@ struct LiveRoute {
 /// What came of a request.
 enum Passed<'live> {
     /// The upstream's answer.
-    Response(Response<Passage>, Permits, &'live Route),
+    Response(Response<Passage>, Permits, Through<'live>),
+    /// A way for the bytes behind a CONNECT.
+    Tunnel(Connecting, TcpStream, Permits),
+    /// Leave to answer in the place of the host that a CONNECT named, with this to show where TLS is spoken.
+    Intercept(Connecting, HostPort, Option<Arc<ServerConfig>>),
     /// The upstream's consent to another protocol.
     WebSocket(Handshake, Response<Switched>, Permits),
     /// An answer of our own that is no error, and these are its fields.
     Here(HeaderMap),
+}
+
+/// What an answer comes back through.
+enum Through<'live> {
+    Route(&'live Route),
+    /// Rare and large.
+    Elsewhere(Box<Route>),
+}
+
+impl Deref for Through<'_> {
+    type Target = Route;
+
+    fn deref(&self) -> &Route {
+        match self {
+            Self::Route(route) => route,
+            Self::Elsewhere(route) => route,
+        }
+    }
 }
 
 /// So many at the same time.
@@ -160,7 +199,10 @@ impl Snapshot {
         let Parts { schemes, pool, token, before } = parts;
         let table = Table::new(&routes);
         let hosts = routes.iter().filter_map(|route| route.host.clone());
-        let guard = Guard::new(settings, hosts, token);
+        let by_url = route::by_url(&routes);
+        let named = routes.iter().chain(by_url.iter().map(|(_, route)| route));
+        let known = Known::of(named);
+        let guard = Guard::new(settings, hosts, by_url.iter().filter_map(|(_, route)| route.host.clone()), token);
         let live = |route: Route| {
             let connections = pool.origin(&route.upstream.origin)?;
             let websockets = if route.websocket { Some(pool.origin(&without_http2(&route))?) } else { None };
@@ -173,10 +215,22 @@ impl Snapshot {
             let in_flight = route.max_in_flight.map(|most| Limit::succeeding(taken, most, "of this route"));
             Ok(LiveRoute { route, scheme, fields, connections, websockets, in_flight })
         };
-        let routes = routes.into_iter().map(live).collect::<Result<_, TlsError>>()?;
+        let routes = routes.into_iter().map(live).collect::<Result<Vec<_>, TlsError>>()?;
+        let (positions, by_url): (Vec<usize>, Vec<Route>) = by_url.into_iter().unzip();
+        let urls = Table::new(&by_url);
+        let mut live_by_url = by_url.into_iter().map(live).collect::<Result<Vec<_>, TlsError>>()?;
+        for (by_url, position) in live_by_url.iter_mut().zip(positions) {
+            // One limit, however the route is asked for.
+            by_url.in_flight = routes.get(position).and_then(|route| route.in_flight.clone());
+        }
         let taken = before.map(|before| &before.in_flight);
         let in_flight = Limit::succeeding(taken, settings.max_in_flight, "of all routes");
-        Ok(Self { table, routes, guard, in_flight })
+        let mint = match &settings.elsewhere.connect {
+            Connect::Intercept { authority, .. } => Some(Mint::try_new(authority)?),
+            Connect::Refuse | Connect::Tunnel(_) => None,
+        };
+        let elsewhere = (settings.elsewhere.clone(), known, Elsewhere::beside(pool));
+        Ok(Self { table, routes, by_url: (urls, live_by_url), guard, elsewhere, mint, in_flight })
     }
 }
 
@@ -220,7 +274,15 @@ impl Proxy {
     }
 
     /// Answers one request that came to `listener` (`None`: a main one).
-    pub async fn serve(&self, arrival: Arrival, listener: Option<SocketAddr>) -> Response<Relayed> {
+    pub fn serve(
+        self: &Arc<Self>,
+        arrival: Arrival,
+        listener: Option<SocketAddr>,
+    ) -> impl Future<Output = Response<Relayed>> {
+        self.answer(arrival, Entrance { listener, inside: None })
+    }
+
+    async fn answer(self: &Arc<Self>, arrival: Arrival, entrance: Entrance) -> Response<Relayed> {
         let metrics = Arc::clone(&self.metrics);
         let request = match arrival {
             Ok(request) => request,
@@ -232,13 +294,20 @@ impl Proxy {
         };
         let request_id = fields::acceptable_request_id(request.headers()).unwrap_or_else(new_request_id);
         let method = request.method().clone();
-        let mut exchange = Exchange::begin(metrics, self.log, Some(method), request.uri().path(), request_id);
+        let uri = request.uri();
+        // CONNECT has no path, and what it names is all there is to know of it.
+        let path = uri.authority().filter(|_| method == Method::CONNECT).map_or(uri.path(), |to| to.as_str());
+        let mut exchange = Exchange::begin(metrics, self.log, Some(method), path, request_id);
         let live = self.live.load_full();
         let trailers = Trailers::wanted_by(request.headers());
         let origin = live.guard.origins().listed(request.headers()).cloned();
-        let mut response = match self.pass(&live, request, listener, &mut exchange).await {
+        let mut response = match self.pass(&live, request, &entrance, &mut exchange).await {
             Ok(Passed::Response(response, permits, route)) => {
-                relay::relay(response, exchange, permits, trailers, route)
+                relay::relay(response, exchange, permits, trailers, &route)
+            }
+            Ok(Passed::Tunnel(client, upstream, permits)) => client.open(upstream, exchange, permits),
+            Ok(Passed::Intercept(client, host, tls)) => {
+                self.intercept(client, (host, tls), entrance.listener, exchange)
             }
             Ok(Passed::WebSocket(handshake, response, permits)) => handshake.open(response, exchange, permits),
             Ok(Passed::Here(fields)) => relay::answer(fields, exchange),
@@ -252,16 +321,23 @@ impl Proxy {
         &self,
         live: &'live Snapshot,
         mut request: Request<Incoming>,
-        listener: Option<SocketAddr>,
+        entrance: &Entrance,
         exchange: &mut Exchange,
     ) -> Result<Passed<'live>, ProxyError> {
+        let Entrance { listener, inside } = entrance;
         let asked = Handshake::read(&mut request);
-        let admitted = match guard::admit(request, &live.guard)? {
+        let connecting = Connecting::read(&mut request);
+        let admitted = match guard::admit(request, &live.guard, inside.as_deref())? {
             Admission::Route(admitted) => admitted,
-            Admission::Preflight(preflight) => return live.leave(&preflight, listener).map(Passed::Here),
+            Admission::Tunnel(to) => return Box::pin(self.connect(live, connecting, to)).await,
+            Admission::Preflight(preflight) => return live.leave(&preflight, *listener).map(Passed::Here),
             Admission::Ping => return Ok(Passed::Here(HeaderMap::new())),
         };
-        let to = live.find(admitted.host(), admitted.target(), admitted.method(), listener)?;
+        if let Named::Elsewhere(to) = admitted.named() {
+            let to = to.clone();
+            return Box::pin(self.pass_elsewhere(live, admitted, to, exchange)).await;
+        }
+        let to = live.find(admitted.named(), admitted.target(), admitted.method(), *listener)?;
         exchange.routed(&to.route.name);
         let handshake = to.websocket(asked)?;
         let permits = live.enter(to)?;
@@ -281,7 +357,7 @@ impl Proxy {
             (Answered::Response(response), _) => {
                 // Waits for a body only where there may be something to take out of it, which is rare.
                 let passage = Box::pin(conceal::refusal(response, &secrets, to.route.body_idle_timeout));
-                Ok(Passed::Response(passage.await.map_err(ProxyError::Upstream)?, permits, &to.route))
+                Ok(Passed::Response(passage.await.map_err(ProxyError::Upstream)?, permits, Through::Route(&to.route)))
             }
             (Answered::Switched(response), Some(handshake)) if handshake.is_answered_by(response.headers()) => {
                 Ok(Passed::WebSocket(handshake, response, permits))
@@ -398,21 +474,28 @@ impl Snapshot {
 
     fn find(
         &self,
-        host: &str,
+        named: &Named,
         target: &Target,
         method: &Method,
         listener: Option<SocketAddr>,
     ) -> Result<&LiveRoute, ProxyError> {
-        let found = self.table.find(listener, host, target.path(), method);
-        let found = found.and_then(|index| self.routes.get(index).ok_or(NoMatch::NotFound));
-        found.map_err(|refusal| ProxyError::no_match(refusal, host, target.path(), method))
+        let (table, routes) = match named {
+            Named::Upstream(_) => (&self.by_url.0, &self.by_url.1),
+            Named::Here(_) | Named::Elsewhere(_) | Named::Tunnel(_) => (&self.table, &self.routes),
+        };
+        let found = table.find(listener, named.host(), target.path(), method);
+        let found = found.and_then(|index| routes.get(index).ok_or(NoMatch::NotFound));
+        found.map_err(|refusal| match (refusal, named) {
+            (NoMatch::NotFound, Named::Upstream(host)) => self.elsewhere.1.refuse(host),
+            (refusal, _) => ProxyError::no_match(refusal, named.host(), target.path(), method),
+        })
     }
 
     /// What a browser is told about the route of a page's request. A method that the route does not take is for the
     /// browser to refuse.
     fn leave(&self, preflight: &Preflight, listener: Option<SocketAddr>) -> Result<HeaderMap, ProxyError> {
-        let (host, target, method) = preflight.wanted();
-        match self.find(host, target, method, listener) {
+        let (named, target, method) = preflight.wanted();
+        match self.find(named, target, method, listener) {
             Ok(to) => Ok(preflight.leave(to.route.methods())),
             Err(ProxyError::MethodNotAllowed { allowed, .. }) => Ok(preflight.leave(&allowed)),
             Err(error) => Err(error),

@@ -1,20 +1,23 @@
-//! WebSocket: from a caller's handshake to the bytes that follow a 101.
+//! Tunnels: from a caller's WebSocket handshake or CONNECT to the bytes that follow the answer.
 //!
-//! Off unless a route says `websocket = true`. The handshake is authorised and sent like any GET; only an answer that is
-//! right for it (RFC 6455 4.1) opens a tunnel, every other status is an answer like any other. What passes then is
-//! counted and not looked at, but for where frames end: once a stop asks for it, the client is told between two of them
-//! that we are going away (1001), and the closing handshake is left to both sides. Imports `server`, `message`.
+//! A WebSocket's is off unless a route says `websocket = true`. The handshake is authorised and sent like any GET; only an
+//! answer that is right for it (RFC 6455 4.1) opens a tunnel, every other status is an answer like any other. CONNECT is
+//! answered once its connection is there. What passes then is counted and not looked at, but for where a WebSocket's frames
+//! end: once a stop asks for it, the client is told between two of them that we are going away (1001), and the closing
+//! handshake is left to both sides. Imports `server`, `message`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Method, Request, Response, Version};
 use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
+use hyper::ext::ReasonPhrase;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
 use super::outcome::Outcome;
@@ -24,13 +27,15 @@ use super::relay::{self, Permits, Relayed};
 use crate::message::fields::{self, REQUEST_ID, Trailers};
 use crate::message::frames::{Frames, GOING_AWAY};
 use crate::message::websocket::{self, Accept, HandshakeError, UPGRADE, WEBSOCKET};
-use crate::server::Ending;
+use crate::server::connection::Timers;
 use crate::server::upgrade::Tunnel;
+use crate::server::{Drain, Ending};
 
 /// Silence of both sides that ends a tunnel. API Gateway itself ends a connection after 10 minutes without a message;
 /// waiting longer leaves it the word, and its close code to the client.
 const IDLE: Duration = Duration::from_mins(15);
-/// The same once one side has ended. WebSocket knows no half-closed connection: whoever sends nothing more now is gone.
+/// The same once one side has ended. Neither WebSocket nor TLS knows a half-closed connection: whoever sends nothing more now
+/// is gone.
 const LINGER: Duration = Duration::from_secs(30);
 /// What is read at once, in each direction.
 const BUFFER: usize = 16 * 1024;
@@ -68,7 +73,55 @@ impl Handshake {
         parts.headers.entry(REQUEST_ID).or_insert_with(|| exchange.request_id().clone());
         let mut response = Response::from_parts(parts, ());
         let carrying = Carrying { exchange, passed: Passed::new(), _permits: permits };
-        Tunnel::follow(&mut response, carrying.run(self.client, upstream, self.ending));
+        let (upstream, first) = upstream.into_parts();
+        Tunnel::follow(&mut response, carrying.run(self.client, upstream, first, self.ending));
+        relay::switching(response)
+    }
+}
+
+/// A caller's CONNECT, and its connection once a 200 has gone out on it.
+#[derive(Debug)]
+pub struct Connecting(OnUpgrade);
+
+impl Connecting {
+    /// `None` if `request` does not ask for a tunnel.
+    pub fn read(request: &mut Request<Incoming>) -> Option<Self> {
+        let asks = request.method() == Method::CONNECT && request.version() < Version::HTTP_2;
+        asks.then(|| Self(hyper::upgrade::on(request)))
+    }
+
+    fn answer(exchange: &mut Exchange) -> Response<()> {
+        let mut response = Response::new(());
+        exchange.answering(response.status());
+        response.headers_mut().insert(REQUEST_ID, exchange.request_id().clone());
+        // The words of old, which some clients look for.
+        response.extensions_mut().insert(ReasonPhrase::from_static(b"Connection established"));
+        response
+    }
+
+    /// Answers it with 200, and has `talk` go on with its connection in the place of whom the client asked for.
+    pub(super) fn converse<F>(
+        self,
+        mut exchange: Exchange,
+        talk: impl FnOnce(TokioIo<Upgraded>, Exchange, Timers, Drain) -> F + Send + 'static,
+    ) -> Response<Relayed>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let mut response = Self::answer(&mut exchange);
+        Tunnel::converse(&mut response, move |timers, drain| async move {
+            // Without the connection nobody is left to tell.
+            let Ok(client) = self.0.await else { return };
+            talk(TokioIo::new(client), exchange, timers, drain).await;
+        });
+        relay::switching(response)
+    }
+
+    /// Answers it with 200, and lets the bytes pass to `upstream` and back from then on.
+    pub fn open(self, upstream: TcpStream, mut exchange: Exchange, permits: Permits) -> Response<Relayed> {
+        let mut response = Self::answer(&mut exchange);
+        let carrying = Carrying { exchange, passed: Passed::new(), _permits: permits };
+        Tunnel::follow(&mut response, carrying.run(self.0, upstream, Bytes::new(), None));
         relay::switching(response)
     }
 }
@@ -82,16 +135,13 @@ struct Carrying {
 }
 
 impl Carrying {
-    async fn run(mut self, client: OnUpgrade, upstream: Switched, ending: Option<Ending>) {
+    async fn run<U>(mut self, client: OnUpgrade, upstream: U, first: Bytes, ending: Option<Ending>)
+    where
+        U: AsyncRead + AsyncWrite + Unpin,
+    {
         // Without the connection nobody is left to tell.
         let Ok(client) = client.await else { return };
-        let (upstream, first) = upstream.into_parts();
-        let goodbye = async {
-            match ending {
-                Some(ending) => ending.told().await,
-                None => std::future::pending().await,
-            }
-        };
+        let goodbye = ending.map(|ending| async move { ending.told().await });
         match carry(TokioIo::new(client), upstream, first, &self.passed, goodbye).await {
             Ok(()) => self.exchange.ended(Outcome::Delivered, None),
             Err(Broken::Client(error)) => self.exchange.ended(Outcome::ClientAborted, Some(&error)),
@@ -152,13 +202,13 @@ impl Passed {
 }
 
 /// Carries bytes both ways until both have ended, one breaks, or nothing moves any more. `first` came from `upstream`.
-/// Once `goodbye` is ready, the client gets a Close between two frames, and nothing behind it.
+/// Once `goodbye` is ready, the client of a WebSocket gets a Close between two frames, and nothing behind it.
 async fn carry<C, U>(
     client: C,
     upstream: U,
     first: Bytes,
     passed: &Passed,
-    goodbye: impl Future<Output = ()>,
+    goodbye: Option<impl Future<Output = ()>>,
 ) -> Result<(), Broken>
 where
     C: AsyncRead + AsyncWrite + Unpin,
@@ -168,7 +218,7 @@ where
     let (from_upstream, to_upstream) = tokio::io::split(upstream);
     let up = async {
         let way = OneWay { from: from_client, to: to_upstream, buffer: BytesMut::new(), count: &passed.up, passed };
-        let outcome = way.run(std::future::pending()).await;
+        let outcome = way.run(None::<std::future::Pending<()>>).await;
         outcome.map_err(|failed| match failed {
             Failed::Reading(error) => Broken::Client(error),
             Failed::Writing(error) => Broken::Upstream(error),
@@ -207,6 +257,8 @@ struct OneWay<'a, R, W> {
 /// Whether the reader is still told what the other side says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Farewell {
+    /// It never will be: the bytes are not a WebSocket's, or not for the client.
+    Never,
     /// It is.
     Unsaid,
     /// It will be told to go at the end of a frame.
@@ -216,11 +268,18 @@ enum Farewell {
 }
 
 impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> OneWay<'_, R, W> {
-    async fn run(mut self, goodbye: impl Future<Output = ()>) -> Result<(), Failed> {
-        let mut goodbye = std::pin::pin!(goodbye);
-        let (mut frames, mut farewell) = (Frames::default(), Farewell::Unsaid);
+    async fn run(mut self, goodbye: Option<impl Future<Output = ()>>) -> Result<(), Failed> {
+        let mut farewell = if goodbye.is_some() { Farewell::Unsaid } else { Farewell::Never };
+        let mut goodbye = std::pin::pin!(async {
+            match goodbye {
+                Some(goodbye) => goodbye.await,
+                None => std::future::pending().await,
+            }
+        });
+        let mut frames = Frames::default();
         loop {
             match farewell {
+                Farewell::Never => {}
                 Farewell::Unsaid => frames.pass(&self.buffer),
                 Farewell::Due => {
                     let passing = frames.to_room(&self.buffer);
@@ -286,7 +345,7 @@ mod tests {
             }
             (client, upstream)
         };
-        let (outcome, _ends) = tokio::join!(carry(near, far, Bytes::new(), &passed, pending()), talk);
+        let (outcome, _ends) = tokio::join!(carry(near, far, Bytes::new(), &passed, Some(pending())), talk);
         assert!(outcome.is_ok());
         let limit = 3 * almost + IDLE;
         assert!(begun.elapsed() >= limit && begun.elapsed() < limit + LINGER, "{:?}", begun.elapsed());
@@ -306,7 +365,8 @@ mod tests {
             client.read_to_string(&mut last).await.unwrap();
             assert_eq!(last, "first bye");
         };
-        let (outcome, ()) = tokio::join!(carry(near, far, Bytes::from_static(b"first "), &passed, pending()), talk);
+        let (outcome, ()) =
+            tokio::join!(carry(near, far, Bytes::from_static(b"first "), &passed, Some(pending())), talk);
         assert!(outcome.is_ok());
     }
 
@@ -316,7 +376,7 @@ mod tests {
         let passed = Passed::new();
         let begun = Instant::now();
         drop(upstream);
-        assert!(carry(near, far, Bytes::new(), &passed, pending()).await.is_ok());
+        assert!(carry(near, far, Bytes::new(), &passed, Some(pending())).await.is_ok());
         assert!(begun.elapsed() <= 2 * LINGER, "{:?}", begun.elapsed());
         drop(client);
     }
@@ -350,7 +410,7 @@ mod tests {
             drop(upstream);
             assert_eq!(client.read(&mut [0; 4]).await.unwrap(), 0);
         };
-        let (outcome, ()) = tokio::join!(carry(near, far, Bytes::new(), &passed, goodbye), talk);
+        let (outcome, ()) = tokio::join!(carry(near, far, Bytes::new(), &passed, Some(goodbye)), talk);
         assert!(outcome.is_ok());
     }
 }

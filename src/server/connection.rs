@@ -22,7 +22,7 @@ use super::Arrival;
 use super::drain::{Drain, InFlight};
 use super::gate::head::{LARGEST_HEAD, MOST_FIELDS};
 use super::gate::{Gate, Word};
-use super::upgrade::Tunnel;
+use super::upgrade::{Counts, Tunnel};
 
 /// What is read of a body before the upstream takes it.
 pub(super) const READ_BUFFER: usize = 64 * 1024;
@@ -36,8 +36,8 @@ pub struct Timers {
     pub idle: Duration,
 }
 
-/// Serves one connection until its end, and the [`Tunnel`] that follows an answer of 101; ends it early when `drain` says
-/// so.
+/// Serves one connection until its end, and the [`Tunnel`] that follows an answer of 101 or to CONNECT; ends it early when
+/// `drain` says so.
 pub async fn serve<IO, S, F, B>(io: IO, timers: Timers, drain: Drain, service: S)
 where
     IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -61,13 +61,14 @@ where
         let is_leaving = || drain.is_leaving();
         async move {
             let mut response = answer.await;
-            if let Some(tunnel) = Tunnel::take_from(&mut response) {
+            if let Some(sequel) = Tunnel::take_from(&mut response) {
                 word.tunnel();
-                // It is a request in flight until its end.
-                if let Some(in_flight) = &mut in_flight {
+                // A tunnel is a request in flight until its end.
+                let mut held = if sequel.counts == Counts::Request { in_flight.take() } else { None };
+                if let Some(in_flight) = &mut held {
                     in_flight.become_tunnel();
                 }
-                *follows.lock().unwrap_or_else(PoisonError::into_inner) = Some((tunnel, in_flight.take()));
+                *follows.lock().unwrap_or_else(PoisonError::into_inner) = Some((sequel, held));
             } else if is_leaving() {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
@@ -97,8 +98,8 @@ where
     };
     let follows = follows.lock().unwrap_or_else(PoisonError::into_inner).take();
     match (ended, follows) {
-        (Some(Ok(())), Some((tunnel, _in_flight))) => tokio::select! {
-            () = tunnel => {}
+        (Some(Ok(())), Some((sequel, _in_flight))) => tokio::select! {
+            () = sequel.begin(timers, drain.clone()) => {}
             () = drain.cut() => {}
         },
         (Some(Err(error)), _) => tracing::debug!(%error, "a client connection ended"),

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// Without a request for this long, an app that is itself ending has made its calls (security.md 3.4).
-const QUIET: Duration = Duration::from_secs(2);
+pub const QUIET: Duration = Duration::from_secs(2);
 /// The part of the time for a stop after which tunnels are told to end, however busy the rest is: what is left is for
 /// both sides of a WebSocket to say goodbye.
 const TUNNELS_PART: f64 = 0.8;
@@ -155,19 +155,20 @@ impl Drain {
         &self.0.work.connections
     }
 
-    /// Drains, `limit` at most, and returns how many requests were cut. `hurry` ends the waiting at once.
-    pub async fn run(&self, limit: Duration, hurry: impl Future<Output = ()>) -> usize {
+    /// Drains, `limit` at most, and returns how many requests were cut. Connections are accepted until there was no
+    /// request for `quiet`; `hurry` ends the waiting at once.
+    pub async fn run(&self, limit: Duration, quiet: Duration, hurry: impl Future<Output = ()>) -> usize {
         let Inner { leaving, ending, closed, cut, work } = &*self.0;
         let begun = Instant::now();
         work.touch();
         leaving.cancel();
         let drained = async {
             tokio::select! {
-                () = work.quiet() => closed.cancel(),
+                () = work.quiet(quiet) => closed.cancel(),
                 () = sleep_until(begun + limit.mul_f64(TUNNELS_PART)) => {}
             }
             ending.cancel();
-            work.quiet().await;
+            work.quiet(quiet).await;
             closed.cancel();
             work.ended().await;
         };
@@ -185,18 +186,18 @@ impl Drain {
 }
 
 impl Work {
-    async fn quiet(&self) {
+    async fn quiet(&self, quiet: Duration) {
         loop {
             let last = self.started + Duration::from_millis(self.last_request.load(Ordering::Relaxed));
             let tunnels = self.tunnels.load(Ordering::Relaxed);
             let busy = self.in_flight.load(Ordering::Relaxed) > tunnels;
-            let quiet_at = last + QUIET;
+            let quiet_at = last + quiet;
             let now = Instant::now();
             if !busy && now >= quiet_at {
                 return;
             }
             // A request that ends moves the mark, so a busy proxy is looked at again a quiet time later.
-            sleep_until(if busy { now + QUIET / 8 } else { quiet_at }).await;
+            sleep_until(if busy { now + quiet / 8 } else { quiet_at }).await;
         }
     }
 
@@ -219,7 +220,7 @@ mod tests {
     async fn leaving_lasts_until_it_has_been_quiet() {
         let drain = Drain::default();
         let request = drain.enter();
-        let mut running = std::pin::pin!(drain.run(Duration::from_mins(1), std::future::pending()));
+        let mut running = std::pin::pin!(drain.run(Duration::from_mins(1), QUIET, std::future::pending()));
         let busy = tokio::time::timeout(Duration::from_secs(10), running.as_mut()).await;
         assert!(busy.is_err() && drain.is_leaving());
         drop(request);
@@ -233,10 +234,10 @@ mod tests {
         let drain = Drain::default();
         let _one = drain.enter();
         let _two = drain.enter();
-        assert_eq!(drain.run(Duration::from_secs(5), std::future::pending()).await, 2);
+        assert_eq!(drain.run(Duration::from_secs(5), QUIET, std::future::pending()).await, 2);
         let drain = Drain::default();
         let _one = drain.enter();
-        assert_eq!(drain.run(Duration::from_secs(5), std::future::ready(())).await, 1);
+        assert_eq!(drain.run(Duration::from_secs(5), QUIET, std::future::ready(())).await, 1);
     }
 
     #[tokio::test(start_paused = true)]
@@ -254,7 +255,7 @@ mod tests {
             begun.elapsed()
         };
         let sides = drain.connections().track_future(sides);
-        let (cut, told) = tokio::join!(drain.run(Duration::from_mins(1), std::future::pending()), sides);
+        let (cut, told) = tokio::join!(drain.run(Duration::from_mins(1), QUIET, std::future::pending()), sides);
         assert_eq!(cut, 0);
         assert!(told >= busy_for + QUIET && told < busy_for + 2 * QUIET, "{told:?}");
     }
@@ -270,7 +271,7 @@ mod tests {
             drop(tunnel);
             begun.elapsed()
         };
-        let (cut, told) = tokio::join!(drain.run(Duration::from_secs(10), std::future::pending()), side);
+        let (cut, told) = tokio::join!(drain.run(Duration::from_secs(10), QUIET, std::future::pending()), side);
         assert_eq!((cut, told), (1, Duration::from_secs(8)));
     }
 
@@ -282,7 +283,7 @@ mod tests {
         one.closed().await;
         assert!(one.is_leaving() && !other.is_leaving() && !drain.is_leaving());
         let _request = other.enter();
-        assert_eq!(drain.run(Duration::ZERO, std::future::ready(())).await, 1, "it is everybody's request");
+        assert_eq!(drain.run(Duration::ZERO, QUIET, std::future::ready(())).await, 1, "it is everybody's request");
         assert!(other.is_leaving());
         other.closed().await;
     }

@@ -8,7 +8,7 @@ pub mod gate;
 pub mod handed;
 mod http2;
 pub mod listener;
-mod secured;
+pub(crate) mod secured;
 #[cfg(unix)]
 pub mod unix;
 pub mod upgrade;
@@ -52,4 +52,6 @@ pub struct Settings {
     pub idle_timeout: Duration,
     /// How long requests may take to end once a stop was asked for.
     pub drain_timeout: Duration,
+    /// How long there must have been none of them, until no connection is accepted any more.
+    pub quiet: Duration,
 }

@@ -1,7 +1,7 @@
 //! A process of the binary, with nothing of this one's environment.
 
 use std::future::Future;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -42,7 +42,26 @@ fn command(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Com
 
 /// Runs it to its end, in `folder`.
 pub(crate) fn call(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
-    let output = command(folder, arguments, variables).output().unwrap();
+    ended(command(folder, arguments, variables).spawn().unwrap())
+}
+
+/// The same, with `input` on its standard input.
+pub(crate) fn call_with_input(folder: &Path, arguments: &[&str], variables: &[(&str, &str)], input: &str) -> Output {
+    let mut child = command(folder, arguments, variables).stdin(Stdio::piped()).spawn().unwrap();
+    // Dropped here, so that it ends.
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    ended(child)
+}
+
+fn ended(child: Child) -> Output {
+    let id = child.id();
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || tell.send(child.wait_with_output()).ok());
+    let Ok(output) = told.recv_timeout(DEADLINE) else {
+        signal("KILL", id);
+        panic!("this should have ended long ago");
+    };
+    let output = output.unwrap();
     Output {
         code: output.status.code().unwrap(),
         out: String::from_utf8(output.stdout).unwrap(),

@@ -17,9 +17,10 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::UpstreamError;
 use super::tunnel::{self, ProxyFault};
+use super::{Form, UpstreamError};
 use crate::egress::ProxyUrl;
+use crate::egress::bounds::{self, NamedBy};
 use crate::message::body::OutboundBody;
 use crate::route::Origin;
 use crate::route::upstream::HostPort;
@@ -47,13 +48,23 @@ pub(super) enum Established {
 /// Makes connections to one origin.
 pub(super) struct Dialer {
     pub(super) origin: Origin,
+    /// How its HTTP/1 requests are written.
+    pub(super) form: Form,
+    named_by: NamedBy,
     tls: Option<TlsConnector>,
     tasks: Tasks,
 }
 
 impl Dialer {
     pub(super) fn new(origin: Origin, tls: Option<Arc<rustls::ClientConfig>>, tasks: Tasks) -> Self {
-        Self { origin, tls: tls.map(TlsConnector::from), tasks }
+        Self { origin, form: Form::Http1, named_by: NamedBy::Config, tls: tls.map(TlsConnector::from), tasks }
+    }
+
+    /// One in plain HTTP for a host that a caller has named, or, for requests in [`Form::Absolute`], to the proxy on the
+    /// way there.
+    pub(super) fn elsewhere(origin: Origin, form: Form, tasks: Tasks) -> Self {
+        let named_by = if form == Form::Absolute { NamedBy::Config } else { NamedBy::Caller };
+        Self { origin, form, named_by, tls: None, tasks }
     }
 
     pub(super) fn may_speak_http2(&self) -> bool {
@@ -61,15 +72,8 @@ impl Dialer {
     }
 
     pub(super) async fn establish(&self) -> Result<Established, UpstreamError> {
-        let limit = self.origin.connect_timeout;
-        let tcp = match &self.origin.via {
-            None => {
-                let dial = &self.origin.dial;
-                let tcp = timeout(limit, connect(dial, limit)).await;
-                tcp.map_err(|_elapsed| UpstreamError::ConnectTimeout { dial: dial.clone(), limit })??
-            }
-            Some(proxy) => self.tunnel(proxy).await?,
-        };
+        let Origin { dial, via, connect_timeout: limit, .. } = &self.origin;
+        let tcp = reach(dial, via.as_ref(), *limit, self.named_by).await?;
         let Some(tls) = &self.tls else { return self.http1(Stream::plain(tcp)).await };
         let stream = self.handshake(tls, tcp).await?;
         if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
@@ -81,20 +85,6 @@ impl Dialer {
 
     pub(super) fn spawn(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(name, work);
-    }
-
-    /// A connection that the proxy has led to where the origin is; who is there, the TLS handshake tells.
-    async fn tunnel(&self, proxy: &ProxyUrl) -> Result<TcpStream, UpstreamError> {
-        let Origin { dial, connect_timeout: limit, .. } = &self.origin;
-        let failed = |source| UpstreamError::Proxy { proxy: proxy.clone(), dial: dial.clone(), source };
-        let address = HostPort { host: proxy.host.clone(), port: proxy.port };
-        let unreachable = |error| failed(ProxyFault::Connect(error));
-        let mut tcp = timeout(*limit, connect(&address, *limit))
-            .await
-            .map_err(|_elapsed| unreachable(io::ErrorKind::TimedOut.into()))?
-            .map_err(|error| unreachable(io::Error::other(error)))?;
-        tunnel::open(&mut tcp, proxy, dial, *limit).await.map_err(failed)?;
-        Ok(tcp)
     }
 
     async fn handshake(&self, tls: &TlsConnector, tcp: TcpStream) -> Result<TlsStream<TcpStream>, UpstreamError> {
@@ -145,10 +135,46 @@ impl fmt::Debug for Dialer {
     }
 }
 
-async fn connect(dial: &HostPort, limit: Duration) -> Result<TcpStream, UpstreamError> {
+/// A connection to `dial`, straight or through `via`. A proxy looks the name up itself: what it leads to is in its hands.
+pub(super) async fn reach(
+    dial: &HostPort,
+    via: Option<&ProxyUrl>,
+    limit: Duration,
+    named_by: NamedBy,
+) -> Result<TcpStream, UpstreamError> {
+    if named_by == NamedBy::Caller && bounds::is_name_off_limits(&dial.host) {
+        return Err(UpstreamError::OffLimits { dial: dial.clone() });
+    }
+    match via {
+        None => {
+            let tcp = timeout(limit, connect(dial, limit, named_by)).await;
+            tcp.map_err(|_elapsed| UpstreamError::ConnectTimeout { dial: dial.clone(), limit })?
+        }
+        Some(proxy) => through(proxy, dial, limit).await,
+    }
+}
+
+/// A connection that the proxy has led to where the origin is; who is there, a TLS handshake tells.
+async fn through(proxy: &ProxyUrl, dial: &HostPort, limit: Duration) -> Result<TcpStream, UpstreamError> {
+    let failed = |source| UpstreamError::Proxy { proxy: proxy.clone(), dial: dial.clone(), source };
+    let address = HostPort { host: proxy.host.clone(), port: proxy.port };
+    let unreachable = |error| failed(ProxyFault::Connect(error));
+    let mut tcp = timeout(limit, connect(&address, limit, NamedBy::Config))
+        .await
+        .map_err(|_elapsed| unreachable(io::ErrorKind::TimedOut.into()))?
+        .map_err(|error| unreachable(io::Error::other(error)))?;
+    tunnel::open(&mut tcp, proxy, dial, limit).await.map_err(failed)?;
+    Ok(tcp)
+}
+
+async fn connect(dial: &HostPort, limit: Duration, named_by: NamedBy) -> Result<TcpStream, UpstreamError> {
     let deadline = Instant::now() + limit;
     let mut failed = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     let addresses = resolve(&dial.host, dial.port).await?;
+    // One such address among others is enough: an honest name has none.
+    if named_by == NamedBy::Caller && addresses.iter().any(|address| bounds::is_off_limits(address.ip())) {
+        return Err(UpstreamError::OffLimits { dial: dial.clone() });
+    }
     for (index, address) in addresses.iter().enumerate() {
         // Each address gets its share of what is left, so that a black hole does not hide those behind it.
         let left = deadline.saturating_duration_since(Instant::now());
@@ -287,5 +313,27 @@ impl AsyncWrite for Stream {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.get_mut().poll_toward_peer((), |stream| stream.poll_shutdown(cx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_addresses_of_a_callers_name_are_judged_and_those_of_the_configs_are_not() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let limit = Duration::from_secs(10);
+        // Past the look at the name: what counts here is where the lookup leads.
+        let dial = HostPort { host: "localhost".to_owned(), port };
+        let refused = connect(&dial, limit, NamedBy::Caller).await;
+        assert!(matches!(refused, Err(UpstreamError::OffLimits { .. })), "{refused:?}");
+        assert!(connect(&dial, limit, NamedBy::Config).await.is_ok());
+        drop(listener.accept().await.unwrap());
+        let nobody = tokio::time::timeout(Duration::ZERO, listener.accept()).await;
+        assert!(nobody.is_err(), "nothing was dialled for the caller");
+        let named = reach(&dial, None, limit, NamedBy::Caller).await;
+        assert!(matches!(named, Err(UpstreamError::OffLimits { .. })));
     }
 }

@@ -7,6 +7,7 @@
 mod checkout;
 mod connection;
 mod dial;
+pub mod elsewhere;
 mod error;
 mod interim;
 mod tunnel;
