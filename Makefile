@@ -19,7 +19,7 @@ interop: setup
 	cargo build --release --locked --bin countersign
 	COUNTERSIGN=$(CURDIR)/$(BINARY) $(VENV)/bin/pytest tests/interop
 
-setup: $(VENV)/.done
+setup: $(VENV)/.done tests/interop/node_modules/.done
 	tests/interop/packages
 
 $(VENV)/.done: tests/interop/requirements.txt
@@ -32,6 +32,11 @@ SOAK_SECONDS ?= 3600
 SOAK_RPS ?= 300
 soak:
 	SOAK_SECONDS=$(SOAK_SECONDS) SOAK_RPS=$(SOAK_RPS) cargo test --release --locked --test it -- --ignored --nocapture soak::
+
+tests/interop/node_modules/.done: tests/interop/package-lock.json
+	tests/interop/packages
+	npm ci --prefix tests/interop --silent --no-audit --no-fund
+	touch $@
 
 lint:
 	cargo fmt --all --check

@@ -12,8 +12,9 @@
 //! | 4 | [`proxy`]: the way of a request |
 //! | 5 | [`admin`]: probes and metrics |
 //! | 6 | [`config`]: the file, and all that can be wrong with it |
-//! | 7 | [`app`]: everything put together |
-//! | 8 | [`cli`]: arguments, environment, exit codes |
+//! | 7 | [`reload`]: when a config takes the place of another |
+//! | 8 | [`app`]: everything put together |
+//! | 9 | [`cli`]: arguments, environment, exit codes |
 
 pub mod admin;
 pub mod app;
@@ -25,6 +26,7 @@ pub mod config;
 pub mod egress;
 pub mod message;
 pub mod proxy;
+pub mod reload;
 pub mod route;
 pub mod secret;
 pub mod server;

@@ -28,12 +28,12 @@ pub mod totp;
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderName, HeaderValue};
 
-pub use self::builder::{Builder, Means};
+pub use self::builder::{Builder, Known, Means};
 
 use self::aws::ProviderSource;
 use self::cognito_user::CognitoUserSource;
@@ -165,6 +165,43 @@ pub struct Schemes {
     pub fields: Vec<Arc<Refreshing<FieldSource>>>,
     /// Each credential once.
     pub credentials: Vec<Arc<dyn Credential>>,
+    /// The same by their settings, for a config that takes this one's place.
+    pub known: Known,
+}
+
+/// Returns once the first try of each has ended, well or not.
+pub async fn tried(credentials: &[Arc<dyn Credential>]) {
+    for credential in credentials {
+        credential.tried().await;
+    }
+}
+
+/// The credentials of the config that is served now.
+#[derive(Clone, Debug, Default)]
+pub struct Roster(Arc<Mutex<All>>);
+
+type All = Arc<[Arc<dyn Credential>]>;
+
+impl Roster {
+    /// These credentials.
+    pub fn new(credentials: Vec<Arc<dyn Credential>>) -> Self {
+        Self(Arc::new(Mutex::new(credentials.into())))
+    }
+
+    /// Has these take the place of those before.
+    pub fn replace(&self, credentials: Vec<Arc<dyn Credential>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = credentials.into();
+    }
+
+    /// All of them.
+    pub fn all(&self) -> All {
+        Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// How each fares.
+    pub fn statuses(&self) -> Vec<Status> {
+        self.all().iter().map(|credential| credential.status()).collect()
+    }
 }
 
 /// A credential, whatever its kind.

@@ -130,7 +130,8 @@ pub struct Unavailable {
 
 /// A credential that stays fresh.
 pub struct Refreshing<S: Source> {
-    name: Arc<str>,
+    /// What logs and metrics call it: a reload may rename what it keeps.
+    name: ArcSwap<Arc<str>>,
     source: S,
     clock: Clock,
     state: ArcSwap<State<S::Value>>,
@@ -174,7 +175,7 @@ impl<S: Source> Refreshing<S> {
     /// Starts the task that keeps the credential fresh; the first fetch begins at once. Dropping the last handle ends it.
     pub fn start(name: Arc<str>, source: S, clock: Clock, tasks: &Tasks) -> Arc<Self> {
         let credential = Arc::new(Self {
-            name,
+            name: ArcSwap::from_pointee(name),
             source,
             clock,
             state: ArcSwap::from_pointee(State { held: None, failure: None }),
@@ -185,6 +186,15 @@ impl<S: Source> Refreshing<S> {
         });
         tasks.spawn("credential", Self::keep_fresh(Arc::downgrade(&credential), Arc::clone(&credential.demand)));
         credential
+    }
+
+    /// Calls it `name` from now on.
+    pub(super) fn rename(&self, name: Arc<str>) {
+        self.name.store(Arc::new(name));
+    }
+
+    fn name(&self) -> Arc<str> {
+        Arc::clone(&self.name.load())
     }
 
     /// A credential that is valid now, from memory in all but the first moments and outages.
@@ -239,7 +249,7 @@ impl<S: Source> Refreshing<S> {
     /// What it reads has changed, so a hold-off means nothing any more.
     fn look_again(&self) {
         let now = self.clock.now().monotonic;
-        tracing::info!(credential = %self.name, "what it is made from has changed; fetching it again");
+        tracing::info!(credential = %self.name(), "what it is made from has changed; fetching it again");
         self.state.rcu(|state| {
             let mut state = State { held: state.held.clone(), failure: state.failure.clone() };
             if let Some(held) = state.held.as_mut().filter(|held| held.expiry.is_none()) {
@@ -284,7 +294,7 @@ impl<S: Source> Refreshing<S> {
         let fetched = self.fetched.load(Ordering::Relaxed);
         let failed = self.failed.load(Ordering::Relaxed);
         Status {
-            name: Arc::clone(&self.name),
+            name: self.name(),
             kind: self.source.describe(),
             about: state.held.as_ref().map(|held| held.about.clone()).unwrap_or_default(),
             life: state.held.as_ref().and_then(|held| held.life),
@@ -421,9 +431,9 @@ impl<S: Source> Refreshing<S> {
         }));
         self.fetched.fetch_add(1, Ordering::Relaxed);
         if recovered || generation == 1 {
-            tracing::info!(credential = %self.name, ?life, "credential obtained");
+            tracing::info!(credential = %self.name(), ?life, "credential obtained");
         } else {
-            tracing::debug!(credential = %self.name, ?life, "credential refreshed");
+            tracing::debug!(credential = %self.name(), ?life, "credential refreshed");
         }
     }
 
@@ -444,9 +454,9 @@ impl<S: Source> Refreshing<S> {
         let chain = Chain(&*cause);
         if let Some(old) = old.held.as_ref().filter(|held| held.may_be_used::<S>(now)) {
             let left = old.left(now);
-            tracing::warn!(credential = %self.name, error = %chain, still_valid_for = ?left, next_try_in = ?pause, "credential not refreshed");
+            tracing::warn!(credential = %self.name(), error = %chain, still_valid_for = ?left, next_try_in = ?pause, "credential not refreshed");
         } else {
-            tracing::error!(credential = %self.name, error = %chain, next_try_in = ?pause, "no credential");
+            tracing::error!(credential = %self.name(), error = %chain, next_try_in = ?pause, "no credential");
         }
         let failure = Failure { cause, at: now.monotonic, retry_at: now.monotonic + pause, in_a_row };
         // Not a plain store: a refusal by the upstream may be noted meanwhile.
@@ -463,7 +473,7 @@ impl<S: Source> Drop for Refreshing<S> {
 
 impl<S: Source> fmt::Debug for Refreshing<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Refreshing").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Refreshing").field("name", &self.name()).finish_non_exhaustive()
     }
 }
 

@@ -229,7 +229,11 @@ impl Sealed {
         let mut uri = http::uri::Parts::default();
         uri.path_and_query = Some(path_and_query.clone());
         let version = match form {
-            Form::Http1 => {
+            Form::Http1 | Form::Absolute => {
+                if form == Form::Absolute {
+                    uri.scheme = Some(origin.scheme.clone());
+                    uri.authority = Some(origin.authority.clone());
+                }
                 // An authority is a valid field value: both are printable ASCII.
                 if let Ok(host) = HeaderValue::from_str(origin.authority.as_str()) {
                     headers.insert(header::HOST, host);

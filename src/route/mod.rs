@@ -12,7 +12,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method};
 
 pub use table::{NoMatch, Table};
-pub use upstream::{Origin, Upstream};
+pub use upstream::{Origin, Upstream, is_loopback};
 
 /// One `[[route]]`, resolved.
 #[derive(Clone, Debug)]
@@ -69,6 +69,53 @@ impl Route {
     /// The methods this route takes.
     pub fn methods(&self) -> &[Method] {
         self.methods.as_deref().unwrap_or(&Self::DEFAULT_METHODS)
+    }
+
+    /// This route for callers that write the upstream's own URL: its `host` is the upstream's, its `path` is what all
+    /// requests of this route begin with there, and what is asked for is what is sent.
+    fn by_url(&self) -> Self {
+        let base = &self.upstream.base_path;
+        let path = match self.path.as_str() {
+            path if self.strip_path || path == "/" => base.clone(),
+            path => format!("{base}{path}"),
+        };
+        let upstream = Upstream { origin: Arc::clone(&self.upstream.origin), base_path: String::new() };
+        Self {
+            host: Some(self.upstream.origin.url_host()),
+            path: if path.is_empty() { "/".to_owned() } else { path },
+            strip_path: false,
+            upstream,
+            ..self.clone()
+        }
+    }
+}
+
+/// `routes` for callers that write URLs of upstreams, each behind its position in the list. A route with a `host` is asked
+/// for by that name alone; so is an upstream that has the name of one, and loopback without a port is ourselves.
+pub fn by_url(routes: &[Route]) -> Vec<(usize, Route)> {
+    let is_named = |host: &str| routes.iter().any(|route| route.host.as_deref() == Some(host));
+    let nameless = routes.iter().enumerate().filter(|(_, route)| route.host.is_none());
+    let by_url = nameless.map(|(index, route)| (index, route.by_url()));
+    let is_ours = |host: &str| is_named(host) || is_loopback(host.trim_matches(['[', ']']));
+    by_url.filter(|(_, route)| !route.host.as_deref().is_some_and(is_ours)).collect()
+}
+
+/// The hosts that URLs of these routes name: without ports and brackets, each once, in order.
+pub fn hosts(routes: &[Route]) -> Vec<String> {
+    let by_url = by_url(routes);
+    let all = routes.iter().chain(by_url.iter().map(|(_, route)| route)).filter_map(|route| route.host.as_deref());
+    let mut hosts: Vec<String> = all.map(|host| bare(host).to_owned()).collect();
+    hosts.sort_unstable();
+    hosts.dedup();
+    hosts
+}
+
+fn bare(host: &str) -> &str {
+    let bracketed = host.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+    let is_address = host.parse::<std::net::IpAddr>().is_ok();
+    match bracketed.or_else(|| host.split_once(':').filter(|_| !is_address)) {
+        Some((host, _port)) => host,
+        None => host,
     }
 }
 

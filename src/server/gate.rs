@@ -298,7 +298,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gate<IO> {
         } else {
             let outcome = Pin::new(&mut self.io).poll_shutdown(cx);
             ready!(self.poll_taken(cx, outcome))?;
-            if self.word.tunnels() || self.judge.is_at_head() && self.held.is_empty() {
+            if self.word.tunnels() {
                 return Poll::Ready(Ok(()));
             }
             *self.lingers.insert(Instant::now() + LINGER)

@@ -19,6 +19,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::connection::{READ_BUFFER, Timers};
 use super::drain::{Drain, InFlight};
@@ -74,6 +75,11 @@ where
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
         outcome = connection.as_mut() => return log_end(outcome),
+        // GOAWAY is what `Connection: close` is to HTTP/1, and nothing can be lost by it: the first one has room for what
+        // is on its way. A connection that comes now has a request to make, which a GOAWAY must not overtake.
+        ((), ()) = async { tokio::join!(drain.leaving(), activity.asked.cancelled()) } => {
+            connection.as_mut().graceful_shutdown();
+        }
         () = drain.closed() => connection.as_mut().graceful_shutdown(),
         () = activity.silence(timers.idle) => {
             connection.as_mut().graceful_shutdown();
@@ -210,17 +216,21 @@ struct Activity {
     ours: AtomicUsize,
     /// Milliseconds after `started` at which a request last began, ended or moved.
     touched: AtomicU64,
+    /// Cancelled with the first request.
+    asked: CancellationToken,
 }
 
 impl Default for Activity {
     fn default() -> Self {
-        Self { started: Instant::now(), ours: AtomicUsize::new(0), touched: AtomicU64::new(0) }
+        let (ours, touched) = (AtomicUsize::new(0), AtomicU64::new(0));
+        Self { started: Instant::now(), ours, touched, asked: CancellationToken::new() }
     }
 }
 
 impl Activity {
     fn begin(self: &Arc<Self>, in_flight: InFlight) -> Turn {
         self.touch();
+        self.asked.cancel();
         self.ours.fetch_add(1, Ordering::Relaxed);
         let taking = Arc::new(Taking { started: Instant::now(), since: AtomicU64::new(OURS) });
         Turn { activity: Arc::clone(self), taking, is_ours: true, in_flight }

@@ -14,6 +14,8 @@ mod egress;
 #[cfg(test)]
 mod errors;
 #[cfg(test)]
+mod forward;
+#[cfg(test)]
 mod gate;
 #[cfg(test)]
 mod guard;
@@ -23,6 +25,8 @@ mod hostile;
 mod hygiene;
 #[cfg(test)]
 mod identity;
+#[cfg(test)]
+mod intercept;
 #[cfg(test)]
 mod ledger;
 #[cfg(test)]
@@ -35,6 +39,8 @@ mod metrics;
 mod pool;
 #[cfg(test)]
 mod refusal;
+#[cfg(test)]
+mod reload;
 #[cfg(test)]
 mod renewals;
 #[cfg(test)]

@@ -20,9 +20,10 @@ use countersign::app::{Ended, Sidecar, Surroundings};
 use countersign::clock::Clock;
 use countersign::config::{self, Environment, Source};
 use countersign::proxy::pool::Names;
+use countersign::reload::Reloader;
 use standin::Authority;
 use tempfile::TempDir;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
 
 pub(crate) use client::{Answer, Client, Piece};
@@ -55,6 +56,7 @@ pub(crate) async fn pass(time: Duration) {
 pub(crate) struct Setup {
     listen: String,
     proxy: String,
+    admin: String,
     upstream: String,
     rest: String,
     environment: Vec<(String, String)>,
@@ -62,7 +64,11 @@ pub(crate) struct Setup {
     folder: TempDir,
     clock: Clock,
     names: Names,
+    reloading: bool,
 }
+
+/// What the config file is called, where it is followed.
+pub(crate) const CONFIG: &str = "countersign.toml";
 
 impl Setup {
     /// Listens on free ports, and trusts `authority` besides the system's roots.
@@ -70,10 +76,12 @@ impl Setup {
         let folder = TempDir::new().unwrap();
         authority.write_pem(folder.path());
         let listen = "\"127.0.0.1:0\"".to_owned();
-        let (proxy, upstream, rest) = (String::new(), "ca_file = \"ca.pem\"\n".to_owned(), String::new());
+        let (proxy, admin) = (String::new(), String::new());
+        let (upstream, rest) = ("ca_file = \"ca.pem\"\n".to_owned(), String::new());
         Self {
             listen,
             proxy,
+            admin,
             upstream,
             rest,
             environment: Vec::new(),
@@ -81,6 +89,7 @@ impl Setup {
             folder,
             clock: Clock::system(),
             names: Names::system(),
+            reloading: false,
         }
     }
 
@@ -94,6 +103,13 @@ impl Setup {
     pub(crate) fn proxy(mut self, lines: &str) -> Self {
         self.proxy += lines;
         self.proxy.push('\n');
+        self
+    }
+
+    /// Lines of `[admin]`.
+    pub(crate) fn admin(mut self, lines: &str) -> Self {
+        self.admin += lines;
+        self.admin.push('\n');
         self
     }
 
@@ -149,6 +165,12 @@ impl Setup {
         self
     }
 
+    /// The config is a file, and is taken up anew when that changes.
+    pub(crate) fn reloading(mut self) -> Self {
+        self.reloading = true;
+        self
+    }
+
     /// The folder of the config.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
@@ -156,18 +178,27 @@ impl Setup {
 
     /// Runs it.
     pub(crate) async fn start(self) -> Countersign {
-        let Self { listen, proxy, upstream, rest, environment, secrets, folder, clock, names } = self;
+        let Self { listen, proxy, admin, upstream, rest, environment, secrets, folder, clock, names, reloading } = self;
         let log = log::Log::shared();
         let text = format!(
             "[proxy]\nlisten = [{listen}]\n{proxy}\n[admin]\nlisten = \"127.0.0.1:0\"\n\
-             health_listen = \"127.0.0.1:0\"\n\n[upstream]\n{upstream}\n{rest}"
+             health_listen = \"127.0.0.1:0\"\n{admin}\n[upstream]\n{upstream}\n{rest}"
         );
         let source = Source { name: "test".to_owned(), text, folder: folder.path().to_owned() };
-        let compiled =
-            config::load(&source, &Environment::new(environment)).unwrap_or_else(|report| panic!("{report}"));
+        let environment = Environment::new(environment);
+        let compiled = config::load(&source, &environment).unwrap_or_else(|report| panic!("{report}"));
         let said_before = log.length();
+        let reload = Arc::<Notify>::default();
+        let reloader = reloading.then(|| {
+            let path = folder.path().join(CONFIG);
+            std::fs::write(&path, &source.text).unwrap();
+            Reloader::new(Some(path), &compiled, environment, Arc::clone(&reload))
+        });
         let surroundings = Surroundings { names, ..Surroundings::new(clock) };
-        let sidecar = Box::pin(Sidecar::bind_in(compiled, surroundings)).await.unwrap();
+        let mut sidecar = Box::pin(Sidecar::bind_in(compiled, surroundings)).await.unwrap();
+        if let Some(reloader) = reloader {
+            sidecar = sidecar.reloading(reloader);
+        }
         let addresses = sidecar.addresses();
         let (stop, stopped) = oneshot::channel();
         let (hurry, hurried) = oneshot::channel();
@@ -180,6 +211,8 @@ impl Setup {
             health: addresses.health.unwrap(),
             stop: Some(stop),
             hurry: Some(hurry),
+            text: source.text,
+            reload,
             running,
             secrets,
             own_words: OwnWords::default(),
@@ -226,6 +259,9 @@ pub(crate) struct Countersign {
     pub(crate) health: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     hurry: Option<oneshot::Sender<()>>,
+    /// The config that it was started with.
+    pub(crate) text: String,
+    reload: Arc<Notify>,
     running: JoinSet<Ended>,
     secrets: Vec<String>,
     own_words: OwnWords,
@@ -294,6 +330,15 @@ impl Countersign {
     /// Writes a file beside the config anew.
     pub(crate) fn write(&self, name: &str, content: &str) {
         write_private(&self.folder.path().join(name), content);
+    }
+
+    /// Has `text` take the place of the config, as SIGHUP does; returns what is counted once it is judged.
+    pub(crate) async fn reload(&self, text: &str) -> Metrics {
+        let judged = |metrics: &Metrics| metrics.count("countersign_config_reloads_total", &[]);
+        let before = judged(&self.metrics().await);
+        self.write(CONFIG, text);
+        self.reload.notify_one();
+        self.until(|metrics| judged(metrics) > before).await
     }
 
     /// The folder of the config.

@@ -350,6 +350,31 @@ async fn a_stop_ends_http_2_connections_without_losing_a_request() {
 }
 
 #[tokio::test]
+async fn a_stop_tells_http_2_connections_to_go_while_it_still_accepts_others() {
+    let authority = Authority::new();
+    let (responder, mut taken) = hold();
+    let mut world = listening(Plan::open(), &authority).respond("/prod/held", responder).start().await;
+    let (mut first, mut others) = (JoinSet::new(), JoinSet::new());
+    let mut used = Client::over(dial(&world, &authority, &PROTOCOLS).await.unwrap(), &mut first).await;
+    assert_eq!(used.get("/").await.status, 200);
+    let mut busy = Client::over(dial(&world, &authority, &PROTOCOLS).await.unwrap(), &mut others).await;
+    let request = busy.request("GET", "/held").body(Full::default()).unwrap();
+    let (told, ()) = tokio::join!(busy.ask(request), async {
+        let held = held(&mut taken).await;
+        world.countersign.stop();
+        // It has nothing to wait for, and goes while the other is still busy.
+        within(first.join_next()).await.unwrap().unwrap();
+        let mut late = Client::over(dial(&world, &authority, &PROTOCOLS).await.unwrap(), &mut others).await;
+        assert_eq!(late.get("/late").await.status, 200, "a connection that comes now has its request answered");
+        held.answer_with(full("whole"));
+    });
+    assert_eq!(&told.body[..], b"whole");
+    assert_eq!(world.countersign.ended().await, Ended { cut: 0 });
+    drop((used, busy));
+    world.finish_stopped();
+}
+
+#[tokio::test]
 async fn a_silent_http_2_connection_ends() {
     let authority = Authority::new();
     let world = listening(Plan::open(), &authority).proxy("idle_timeout = \"300ms\"").start().await;

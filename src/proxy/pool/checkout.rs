@@ -43,6 +43,8 @@ impl Answered {
 pub enum Form {
     /// Origin-form target and a Host field.
     Http1,
+    /// Absolute-form target and a Host field, for a proxy (RFC 9112 3.2.2).
+    Absolute,
     /// `:scheme`, `:authority`, `:path`.
     Http2,
 }
@@ -69,7 +71,7 @@ impl Checkout {
     /// How the request must be written.
     pub fn form(&self) -> Form {
         match self.ready {
-            Ready::Http1(_) => Form::Http1,
+            Ready::Http1(_) => self.home.dialer.form,
             Ready::Http2(_) => Form::Http2,
         }
     }

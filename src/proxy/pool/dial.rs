@@ -6,6 +6,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -18,8 +19,9 @@ use tokio_rustls::client::TlsStream;
 
 use super::shared::Most;
 use super::tunnel::{self, ProxyFault};
-use super::{Names, UpstreamError, race};
+use super::{Form, Names, UpstreamError, race};
 use crate::egress::ProxyUrl;
+use crate::egress::bounds::{self, NamedBy};
 use crate::message::body::OutboundBody;
 use crate::route::Origin;
 use crate::route::upstream::HostPort;
@@ -44,6 +46,9 @@ pub(super) enum Established {
 /// Makes connections to one origin.
 pub(super) struct Dialer {
     pub(super) origin: Origin,
+    /// How its HTTP/1 requests are written.
+    pub(super) form: Form,
+    named_by: NamedBy,
     tls: Option<TlsConnector>,
     tasks: Tasks,
     names: Names,
@@ -51,7 +56,15 @@ pub(super) struct Dialer {
 
 impl Dialer {
     pub(super) fn new(origin: Origin, tls: Option<Arc<rustls::ClientConfig>>, tasks: Tasks, names: Names) -> Self {
-        Self { origin, tls: tls.map(TlsConnector::from), tasks, names }
+        let (form, named_by) = (Form::Http1, NamedBy::Config);
+        Self { origin, form, named_by, tls: tls.map(TlsConnector::from), tasks, names }
+    }
+
+    /// One in plain HTTP for a host that a caller has named, or, for requests in [`Form::Absolute`], to the proxy on the
+    /// way there.
+    pub(super) fn elsewhere(origin: Origin, form: Form, tasks: Tasks, names: Names) -> Self {
+        let named_by = if form == Form::Absolute { NamedBy::Config } else { NamedBy::Caller };
+        Self { origin, form, named_by, tls: None, tasks, names }
     }
 
     pub(super) fn may_speak_http2(&self) -> bool {
@@ -60,10 +73,10 @@ impl Dialer {
 
     /// A connection; over HTTP/2, it begins with `most` streams and tells how many there may be.
     pub(super) async fn establish(&self, most: &Most) -> Result<Established, UpstreamError> {
-        let tcp = match &self.origin.via {
-            None => self.connect(&self.origin.dial).await?,
-            Some(proxy) => self.tunnel(proxy).await?,
-        };
+        let Origin { dial, via, dns_timeout, connect_timeout, .. } = &self.origin;
+        let (names, named_by) = (&self.names, self.named_by);
+        let reach = Reach { names, named_by, dns_timeout: *dns_timeout, connect_timeout: *connect_timeout };
+        let tcp = reach.host(dial, via.as_ref()).await?;
         let Some(tls) = &self.tls else { return self.http1(Stream::plain(tcp)).await };
         let stream = self.handshake(tls, tcp).await?;
         if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
@@ -75,35 +88,6 @@ impl Dialer {
 
     pub(super) fn spawn(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(name, work);
-    }
-
-    /// A connection that the proxy has led to where the origin is; who is there, the TLS handshake tells.
-    async fn tunnel(&self, proxy: &ProxyUrl) -> Result<TcpStream, UpstreamError> {
-        let Origin { dial, connect_timeout: limit, .. } = &self.origin;
-        let failed = |source| UpstreamError::Proxy { proxy: proxy.clone(), dial: dial.clone(), source };
-        let address = HostPort { host: proxy.host.clone(), port: proxy.port };
-        let unreachable = |error| failed(ProxyFault::Connect(error));
-        let mut tcp = self.connect(&address).await.map_err(|error| unreachable(io::Error::other(error)))?;
-        tunnel::open(&mut tcp, proxy, dial, *limit).await.map_err(failed)?;
-        Ok(tcp)
-    }
-
-    /// Looks the name up anew and connects to one of its addresses.
-    async fn connect(&self, dial: &HostPort) -> Result<TcpStream, UpstreamError> {
-        let Origin { dns_timeout, connect_timeout, .. } = self.origin;
-        let found = timeout(dns_timeout, self.names.find(&dial.host, dial.port))
-            .await
-            .map_err(|_elapsed| UpstreamError::ResolveTimeout { host: dial.host.clone(), limit: dns_timeout })?;
-        let addresses = found.map_err(|source| UpstreamError::Resolve { host: dial.host.clone(), source })?;
-        let stream = timeout(connect_timeout, race::connect(addresses))
-            .await
-            .map_err(|_elapsed| UpstreamError::ConnectTimeout { dial: dial.clone(), limit: connect_timeout })?
-            .map_err(|source| UpstreamError::Connect { dial: dial.clone(), source })?;
-        // A request is written whole; waiting to fill a packet would only add latency.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "TCP_NODELAY");
-        }
-        Ok(stream)
     }
 
     async fn handshake(&self, tls: &TlsConnector, tcp: TcpStream) -> Result<TlsStream<TcpStream>, UpstreamError> {
@@ -159,6 +143,61 @@ impl Dialer {
 impl fmt::Debug for Dialer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Dialer").field("origin", &self.origin).finish_non_exhaustive()
+    }
+}
+
+/// How hosts are found and connected to.
+pub(super) struct Reach<'a> {
+    pub(super) names: &'a Names,
+    pub(super) named_by: NamedBy,
+    pub(super) dns_timeout: Duration,
+    pub(super) connect_timeout: Duration,
+}
+
+impl Reach<'_> {
+    /// A connection to `dial`, straight or through `via`. A proxy looks the name up itself: what it leads to is in its
+    /// hands.
+    pub(super) async fn host(&self, dial: &HostPort, via: Option<&ProxyUrl>) -> Result<TcpStream, UpstreamError> {
+        if self.named_by == NamedBy::Caller && bounds::is_name_off_limits(&dial.host) {
+            return Err(UpstreamError::OffLimits { dial: dial.clone() });
+        }
+        match via {
+            None => self.connect(dial, self.named_by).await,
+            Some(proxy) => self.through(proxy, dial).await,
+        }
+    }
+
+    /// A connection that the proxy has led to where the origin is; who is there, a TLS handshake tells.
+    async fn through(&self, proxy: &ProxyUrl, dial: &HostPort) -> Result<TcpStream, UpstreamError> {
+        let failed = |source| UpstreamError::Proxy { proxy: proxy.clone(), dial: dial.clone(), source };
+        let address = HostPort { host: proxy.host.clone(), port: proxy.port };
+        let unreachable = |error| failed(ProxyFault::Connect(error));
+        let connected = self.connect(&address, NamedBy::Config).await;
+        let mut tcp = connected.map_err(|error| unreachable(io::Error::other(error)))?;
+        tunnel::open(&mut tcp, proxy, dial, self.connect_timeout).await.map_err(failed)?;
+        Ok(tcp)
+    }
+
+    /// Looks the name up anew and connects to one of its addresses.
+    async fn connect(&self, dial: &HostPort, named_by: NamedBy) -> Result<TcpStream, UpstreamError> {
+        let Self { names, dns_timeout, connect_timeout, .. } = *self;
+        let found = timeout(dns_timeout, names.find(&dial.host, dial.port))
+            .await
+            .map_err(|_elapsed| UpstreamError::ResolveTimeout { host: dial.host.clone(), limit: dns_timeout })?;
+        let addresses = found.map_err(|source| UpstreamError::Resolve { host: dial.host.clone(), source })?;
+        // One such address among others is enough: an honest name has none.
+        if named_by == NamedBy::Caller && addresses.iter().any(|address| bounds::is_off_limits(address.ip())) {
+            return Err(UpstreamError::OffLimits { dial: dial.clone() });
+        }
+        let stream = timeout(connect_timeout, race::connect(addresses))
+            .await
+            .map_err(|_elapsed| UpstreamError::ConnectTimeout { dial: dial.clone(), limit: connect_timeout })?
+            .map_err(|source| UpstreamError::Connect { dial: dial.clone(), source })?;
+        // A request is written whole; waiting to fill a packet would only add latency.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY");
+        }
+        Ok(stream)
     }
 }
 
@@ -268,5 +307,29 @@ impl AsyncWrite for Stream {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.get_mut().poll_toward_peer((), |stream| stream.poll_shutdown(cx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_addresses_of_a_callers_name_are_judged_and_those_of_the_configs_are_not() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let limit = Duration::from_secs(10);
+        // Past the look at the name: what counts here is where the lookup leads.
+        let dial = HostPort { host: "localhost".to_owned(), port };
+        let names = Names::system();
+        let reach = |named_by| Reach { names: &names, named_by, dns_timeout: limit, connect_timeout: limit };
+        let refused = reach(NamedBy::Caller).connect(&dial, NamedBy::Caller).await;
+        assert!(matches!(refused, Err(UpstreamError::OffLimits { .. })), "{refused:?}");
+        assert!(reach(NamedBy::Config).connect(&dial, NamedBy::Config).await.is_ok());
+        drop(listener.accept().await.unwrap());
+        let nobody = tokio::time::timeout(Duration::ZERO, listener.accept()).await;
+        assert!(nobody.is_err(), "nothing was dialled for the caller");
+        let named = reach(NamedBy::Caller).host(&dial, None).await;
+        assert!(matches!(named, Err(UpstreamError::OffLimits { .. })));
     }
 }

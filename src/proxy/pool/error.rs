@@ -47,6 +47,12 @@ pub enum UpstreamError {
         /// The limit.
         limit: Duration,
     },
+    /// A caller has named it, and it is this machine, its link or the metadata of its cloud.
+    #[error("\"{dial}\" leads to this machine, its link or the metadata of its cloud, where no caller is led")]
+    OffLimits {
+        /// What was asked for.
+        dial: HostPort,
+    },
     /// The proxy on the way did not lead there.
     #[error("reaching {dial} through the proxy {proxy}")]
     Proxy {

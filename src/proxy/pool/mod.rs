@@ -7,6 +7,7 @@
 mod checkout;
 mod connection;
 mod dial;
+pub mod elsewhere;
 mod error;
 mod interim;
 mod names;
@@ -16,7 +17,7 @@ mod shared;
 mod tunnel;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use http::uri::Scheme;
@@ -35,7 +36,7 @@ pub use self::tunnel::ProxyFault;
 use super::skew::Skew;
 use crate::route::Origin;
 use crate::tasks::Tasks;
-use crate::tls::{ClientSettings, Http2, SystemRoots, TlsError};
+use crate::tls::{ClientSettings, Fingerprint, Http2, SystemRoots, TlsError};
 
 /// Connections kept unused for one origin; with more clients than this, some dial again.
 const MAX_IDLE: usize = 256;
@@ -46,8 +47,9 @@ pub struct Pool {
     roots: SystemRoots,
     tasks: Tasks,
     names: Names,
-    origins: Mutex<HashMap<Origin, Arc<Connections>>>,
-    tls: Mutex<HashMap<ClientSettings, Arc<rustls::ClientConfig>>>,
+    /// Those that a snapshot holds, and with what in their certificate files.
+    origins: Mutex<HashMap<Origin, (Fingerprint, Weak<Connections>)>>,
+    tls: Mutex<HashMap<ClientSettings, (Fingerprint, Arc<rustls::ClientConfig>)>>,
 }
 
 impl Pool {
@@ -56,16 +58,19 @@ impl Pool {
         Self { roots, tasks, names, origins: Mutex::default(), tls: Mutex::default() }
     }
 
-    /// The connections of `origin`, shared by all routes that have an equal one.
+    /// The connections of `origin`, shared by all routes that have an equal one, those of a config before this one among
+    /// them. Files that hold something else than when the others were made make it another.
     ///
     /// # Errors
     /// [`TlsError`] when its certificate files cannot be used.
     pub fn origin(&self, origin: &Origin) -> Result<Arc<Connections>, TlsError> {
+        let files = origin.tls.fingerprint();
         let mut origins = lock(&self.origins);
-        if let Some(known) = origins.get(origin) {
-            return Ok(Arc::clone(known));
+        let known = origins.get(origin).filter(|(then, _)| *then == files);
+        if let Some(known) = known.and_then(|(_, known)| known.upgrade()) {
+            return Ok(known);
         }
-        let tls = if origin.scheme == Scheme::HTTPS { Some(self.tls(&origin.tls)?) } else { None };
+        let tls = if origin.scheme == Scheme::HTTPS { Some(self.tls(&origin.tls, files)?) } else { None };
         let connections = Arc::new(Connections {
             dialer: Dialer::new(origin.clone(), tls, self.tasks.clone(), self.names.clone()),
             skew: Skew::default(),
@@ -75,13 +80,14 @@ impl Pool {
             dialling: tokio::sync::Mutex::new(()),
         });
         self.tasks.spawn("pool-reaper", reap(Arc::downgrade(&connections), origin.pool_idle_timeout));
-        origins.insert(origin.clone(), Arc::clone(&connections));
+        origins.retain(|_, (_, connections)| connections.strong_count() > 0);
+        origins.insert(origin.clone(), (files, Arc::downgrade(&connections)));
         Ok(connections)
     }
 
-    fn tls(&self, settings: &ClientSettings) -> Result<Arc<rustls::ClientConfig>, TlsError> {
+    fn tls(&self, settings: &ClientSettings, files: Fingerprint) -> Result<Arc<rustls::ClientConfig>, TlsError> {
         let mut known = lock(&self.tls);
-        if let Some(config) = known.get(settings) {
+        if let Some((_, config)) = known.get(settings).filter(|(then, _)| *then == files) {
             return Ok(Arc::clone(config));
         }
         let alpn: &[&[u8]] = match settings.http2 {
@@ -89,7 +95,9 @@ impl Pool {
             Http2::Never => &[b"http/1.1"],
         };
         let config = Arc::new(self.roots.client_config(settings, alpn)?);
-        known.insert(settings.clone(), Arc::clone(&config));
+        // Those that no connection is left of.
+        known.retain(|_, (_, config)| Arc::strong_count(config) > 1);
+        known.insert(settings.clone(), (files, Arc::clone(&config)));
         Ok(config)
     }
 }
@@ -260,7 +268,7 @@ fn jittered(age: Duration) -> Duration {
 }
 
 /// Closes connections that nobody used for `limit`; nobody polls them meanwhile.
-async fn reap(connections: std::sync::Weak<Connections>, limit: Duration) {
+async fn reap(connections: Weak<Connections>, limit: Duration) {
     // A quarter of the limit keeps the overstay small at little cost.
     let mut ticks = tokio::time::interval((limit / 4).max(Duration::from_millis(100)));
     loop {

@@ -197,9 +197,10 @@ async fn a_client_that_still_sends_is_given_time_to_read_its_answer() {
     });
     sent.unwrap();
     assert!(begun.elapsed() >= LINGER && begun.elapsed() < 2 * LINGER, "{:?}", begun.elapsed());
-    let (_client, server) = duplex(64);
+    let (mut client, server) = duplex(64);
     let mut gate = Gate::new(server, TIMERS, Arc::default());
     let begun = Instant::now();
+    client.shutdown().await.unwrap();
     gate.shutdown().await.unwrap();
-    assert_eq!(begun.elapsed(), Duration::ZERO, "nobody is sending");
+    assert_eq!(begun.elapsed(), Duration::ZERO, "nobody will send");
 }
