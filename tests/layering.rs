@@ -11,7 +11,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// Paths of third-party crates, and where alone they may be named: files or folders of `src/`.
-const ROOMS: [(&[&str], &[&str]); 23] = [
+const ROOMS: [(&[&str], &[&str]); 22] = [
     (&["reqwest"], &["auth/"]),
     // The one error of a client that cannot be built; a wrapper would only rename it.
     (&["reqwest", "Error"], &["auth/", "app.rs"]),
@@ -27,14 +27,14 @@ const ROOMS: [(&[&str], &[&str]); 23] = [
     (&["clap"], &["cli/"]),
     (&["listenfd"], &["cli/"]),
     (&["sd_notify"], &["cli/"]),
-    (&["rustix"], &["cli/exec.rs"]),
     (&["toml"], &["config/"]),
     (&["annotate_snippets"], &["config/"]),
     (&["strsim"], &["config/"]),
     (&["tracing_subscriber"], &["telemetry/"]),
     (&["hyper", "client"], &["proxy/pool/"]),
     (&["h2"], &["proxy/pool/"]),
-    (&["rustix"], &["capacity.rs"]),
+    // Resource limits, and signals that are passed on.
+    (&["rustix"], &["capacity.rs", "cli/exec.rs"]),
     (&["hyper", "server"], &["server/"]),
     (&["arc_swap"], &["proxy/", "auth/refreshing.rs", "tls/serving.rs"]),
 ];
