@@ -560,4 +560,6 @@ fn back_off(error: &FetchError, in_a_row: u32, longest: Duration) -> Duration {
 }
 
 #[cfg(test)]
+mod fleet;
+#[cfg(test)]
 mod tests;

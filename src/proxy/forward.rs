@@ -58,6 +58,8 @@ pub async fn send(
 ) -> Result<Answered, Failure> {
     let checkout = match connections.checkout(reuse).await {
         Ok(checkout) => checkout,
+        // Asking again would only let a name server change its mind.
+        Err(error @ UpstreamError::OffLimits { .. }) => return Err(Failure::Final(error)),
         Err(error) => return Err(Failure::Unreached(Box::new(sealed.unseal()), error)),
     };
     let (upload, purpose) = (sealed.upload(), sealed.purpose());
