@@ -4,6 +4,8 @@
 //! variables. Loopback and metadata addresses are never proxied: a credential endpoint asked through a proxy gives a
 //! machine's keys away. Nothing here dials. Imports `secret`.
 
+pub mod bounds;
+
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -15,7 +17,8 @@ use zeroize::Zeroizing;
 use crate::secret::Secret;
 
 /// The instance, ECS, EKS Pod Identity: what they serve is for this machine alone.
-const METADATA: [&str; 5] = ["169.254.169.254", "fd00:ec2::254", "169.254.170.2", "169.254.170.23", "fd00:ec2::23"];
+pub(crate) const METADATA: [&str; 5] =
+    ["169.254.169.254", "fd00:ec2::254", "169.254.170.2", "169.254.170.23", "fd00:ec2::23"];
 
 /// An HTTP proxy that is asked to CONNECT. Prints without its credentials.
 #[derive(Clone, PartialEq, Eq, Hash)]

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::report::{Config, Credential, Report, Request, Route, Traffic};
+use super::report::{Credential, Report, Request, Route, Traffic};
 use super::time::Stamp;
 use super::{FIRST_TRIES, Shown};
 use crate::auth::refreshing::Status;
@@ -69,7 +69,7 @@ impl Board {
 
     /// How the credentials fare.
     pub(super) fn statuses(&self) -> Vec<Status> {
-        self.shown.credentials.iter().map(|credential| credential.status()).collect()
+        self.shown.credentials.statuses()
     }
 
     /// Whether no credential is in its first try, or one takes too long.
@@ -91,7 +91,7 @@ impl Board {
 
     /// Everything, with the requests behind number `after`.
     pub(super) fn report(&self, after: u64) -> Report {
-        let Shown { proxy, clock, drain, .. } = &self.shown;
+        let Shown { proxy, clock, drain, standing, .. } = &self.shown;
         let now = clock.now();
         let statuses = self.statuses();
         let state = match (drain.is_leaving(), self.first_tries_are_over(&statuses)) {
@@ -107,7 +107,7 @@ impl Board {
             now: Stamp(now.wall),
             started: Stamp(self.started.wall),
             state,
-            config: Config { since: Stamp(self.started.wall), generation: 1, refusal: None },
+            config: standing.report(),
             log_level: self.dial().map(Dial::level),
             total: Traffic::sum(&lanes, at),
             routes: proxy.routes().into_iter().map(|listed| Route::new(listed, &lanes, at)).collect(),

@@ -1,7 +1,9 @@
-//! The admin port: the status page and its data, `/livez`, `/readyz`, `/startupz`, `/metrics`, and the log's level.
+//! The admin port: the status page and its data, `/livez`, `/readyz`, `/startupz`, `/metrics`, the log's level, and
+//! `/quitquitquit` where it is asked for.
 //!
-//! Shows how things are; the level of the log is all that it changes. `/readyz` stays 200 when a credential fails later on: an issuer's outage
-//! must not take a whole fleet out of service; it names what fails. Imports `auth`, `clock`, `proxy`, `server`, `telemetry`.
+//! Shows how things are; the level of the log and whether all of it runs is all that it changes. `/readyz` stays 200 when a
+//! credential fails later on: an issuer's outage must not take a whole fleet out of service; it names what fails. Imports
+//! `auth`, `clock`, `proxy`, `server`, `telemetry`.
 
 mod board;
 mod html;
@@ -11,25 +13,31 @@ mod report;
 mod time;
 mod words;
 
+pub mod standing;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{self, HeaderValue};
 use http::request::Parts;
-use http::{Method, Response, StatusCode};
+use http::{HeaderMap, Method, Response, StatusCode};
 use http_body_util::Full;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
+use tokio_util::sync::CancellationToken;
 
 use self::board::{Board, Token};
 use self::live::Live;
 pub use self::live::Said;
-use crate::auth::Credential;
+use self::standing::Standing;
+use crate::auth::{self, Roster};
 use crate::clock::Clock;
 use crate::proxy::Proxy;
 use crate::proxy::guard::Guard;
+use crate::proxy::guard::token::CallerToken;
 use crate::proxy::outcome::ProxyError;
+use crate::secret::LocalSecret;
 use crate::server::{Arrival, Drain};
 use crate::telemetry::level::Dial;
 
@@ -44,6 +52,8 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// The probes alone, for a kubelet that comes from outside the pod.
     pub health_listen: Option<SocketAddr>,
+    /// What a POST to `/quitquitquit` must show; without, there is no such page.
+    pub quit_token: Option<LocalSecret>,
 }
 
 /// Which pages a listener has.
@@ -60,6 +70,8 @@ pub enum Pages {
 pub struct Admin {
     board: Arc<Board>,
     registry: Registry,
+    quit_token: Option<Arc<CallerToken>>,
+    quit: CancellationToken,
     /// Who may call; anybody where the port was opened to other machines on purpose.
     guard: Option<Guard>,
 }
@@ -68,7 +80,9 @@ pub struct Admin {
 #[derive(Debug)]
 pub struct Shown {
     /// Credentials that are used now.
-    pub credentials: Vec<Arc<dyn Credential>>,
+    pub credentials: Roster,
+    /// The config that is served.
+    pub standing: Standing,
     /// Routes and requests.
     pub proxy: Arc<Proxy>,
     /// Whether a stop was asked for.
@@ -82,10 +96,21 @@ pub struct Shown {
 type Answer = Response<Said>;
 
 impl Admin {
-    /// Shows these.
-    pub fn new(settings: &Settings, shown: Shown, registry: Registry) -> Self {
+    /// Shows these, and `registry`.
+    pub fn new(settings: &Settings, shown: Shown, registry: Registry, quit_token: Option<Arc<CallerToken>>) -> Self {
         let guard = settings.listen.ip().is_loopback().then(Guard::loopback);
-        Self { board: Arc::new(Board::new(shown)), registry, guard }
+        Self { board: Arc::new(Board::new(shown)), registry, quit_token, quit: CancellationToken::new(), guard }
+    }
+
+    /// Ready once somebody who may has asked for the end.
+    pub async fn quit(&self) {
+        self.quit.cancelled().await;
+    }
+
+    /// Ready once no credential is in its first try, or one takes too long.
+    pub async fn first_tries(&self) {
+        // What is late is reported by `/readyz`; nobody waits for it longer than that does.
+        drop(tokio::time::timeout(FIRST_TRIES, auth::tried(&self.board.shown().credentials.all())).await);
     }
 
     /// Answers one request.
@@ -100,12 +125,18 @@ impl Admin {
             && let Some(guard) = &self.guard
         {
             page::admit_own(&mut parts);
-            if let Err(error) = guard.check(&parts) {
+            if let Err(error) = guard.check_here(&parts) {
                 return text(error.code().status(), format!("{error}\n"));
             }
         }
         if (parts.uri.path(), pages) == ("/api/log-level", Pages::All) {
             return self.log_level(&parts);
+        }
+        if (pages, parts.uri.path()) == (Pages::All, "/quitquitquit") {
+            return match &self.quit_token {
+                Some(token) => self.quit_for(token, &parts.method, &mut parts.headers),
+                None => no_such_page(),
+            };
         }
         if !matches!(parts.method, Method::GET | Method::HEAD) {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n".to_owned());
@@ -123,18 +154,36 @@ impl Admin {
             ("/api/status", Pages::All) => page::json(&self.board.report(0)),
             ("/api/events", Pages::All) => self.events(&parts),
             (path, Pages::All) if let Some(asset) = page::asset(path) => asset,
-            _ => text(StatusCode::NOT_FOUND, "no such page\n".to_owned()),
+            _ => no_such_page(),
         }
+    }
+
+    /// For a Job on a cluster without native sidecars: its last command ends the sidecar, too. POST alone, since a web page
+    /// can have a GET made.
+    fn quit_for(&self, token: &CallerToken, method: &Method, headers: &mut HeaderMap) -> Answer {
+        if *method != Method::POST {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "only POST\n".to_owned());
+        }
+        if let Err(error) = token.admit(headers) {
+            return text(StatusCode::UNAUTHORIZED, format!("{error}\n"));
+        }
+        tracing::info!("asked to stop by /quitquitquit");
+        self.quit.cancel();
+        text(StatusCode::OK, "stopping\n".to_owned())
     }
 
     /// Ready: the first try of every credential has ended, and no stop was asked for. Why a try failed is for callers
     /// from this machine alone: it names endpoints and roles.
     fn ready(&self, pages: Pages) -> Answer {
         let mut lines = String::new();
-        let Shown { drain, clock, .. } = self.board.shown();
+        let Shown { drain, clock, standing, .. } = self.board.shown();
         if drain.is_leaving() {
             lines.push_str("not ready: stopping\n");
         }
+        lines.push_str(&match pages {
+            Pages::All => standing.describe(),
+            Pages::Probes => standing.summary(),
+        });
         let now = clock.now().wall;
         let statuses = self.board.statuses();
         for status in &statuses {
@@ -204,6 +253,10 @@ impl Admin {
         answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(OPEN_METRICS));
         answer
     }
+}
+
+fn no_such_page() -> Answer {
+    text(StatusCode::NOT_FOUND, "no such page\n".to_owned())
 }
 
 fn text(status: StatusCode, body: String) -> Answer {

@@ -25,7 +25,7 @@ use aws_types::region::Region;
 
 use super::container::Container;
 use super::control::Control;
-use super::error::{FetchError, Permanence};
+use super::error::{FetchError, Permanence, printable};
 use super::identity_pool::PoolIdentity;
 use super::refreshing::{About, Chain, Fetched, Source, WhenExpired};
 use super::role::{Role, Sts, WallTime};
@@ -57,7 +57,7 @@ pub struct ProviderSource {
 #[derive(Debug)]
 pub(super) enum Provider {
     /// What the SDKs find.
-    Found(Finder),
+    Found(Box<Finder>),
     /// Keys given in the config.
     Static(Box<StaticKeys>),
     /// An identity of an identity pool.
@@ -84,6 +84,8 @@ pub(super) struct Finder {
     pub(super) clock: Clock,
     pub(super) container: Container,
     pub(super) files: Files,
+    /// The profile that the chain uses, if it is not "default".
+    pub(super) profile: Option<String>,
 }
 
 /// Where to look.
@@ -165,7 +167,23 @@ impl Finder {
             Place::WebIdentity => Box::pin(web_identity(&config).provide_credentials()).await,
             Place::Profile(name) => Box::pin(self.profile(&config, Some(name)).provide_credentials()).await,
         };
-        found.map_err(|error| explain(&self.place, error))
+        found.map_err(|error| match self.sso_profile(&error) {
+            Some(profile) => {
+                tracing::debug!(error = %Chain(&error), profile, "the SSO session");
+                FetchError::SsoSession { profile: printable(profile) }
+            }
+            None => explain(&self.place, error),
+        })
+    }
+
+    /// The profile whose SSO session has to be begun again, if that is what is wrong.
+    fn sso_profile(&self, error: &CredentialsError) -> Option<&str> {
+        let profile = match &self.place {
+            Place::Profile(name) => name,
+            Place::Chain => self.profile.as_deref().unwrap_or("default"),
+            Place::Environment | Place::Container | Place::Instance | Place::WebIdentity => return None,
+        };
+        wants_sso_login(error).then_some(profile)
     }
 
     fn no_container(&self) -> FetchError {
@@ -318,6 +336,21 @@ fn explain(place: &Place, error: CredentialsError) -> FetchError {
         _ => Permanence::Passing,
     };
     FetchError::Aws { from, permanence, source: error }
+}
+
+/// Whether a login in a browser would help: there is no token of an SSO session, or none that is still good. The SDK has
+/// no types for it, so its words are looked for (aws-config 1.13 `sso/token.rs`, `sso/cache.rs`), and the one exception
+/// that `GetRoleCredentials` has for a token that it does not take.
+fn wants_sso_login(error: &CredentialsError) -> bool {
+    let mut beneath: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = beneath {
+        let text = error.to_string();
+        if text.contains("SSO token") || text.contains("/sso/cache/") || text.starts_with("UnauthorizedException") {
+            return true;
+        }
+        beneath = error.source();
+    }
+    false
 }
 
 /// Whether there is more beneath than a sentence of the SDK's.

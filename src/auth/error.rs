@@ -114,6 +114,14 @@ pub enum FetchError {
         #[source]
         source: aws_credential_types::provider::error::CredentialsError,
     },
+    /// A profile takes its credentials from an SSO session, and there is none, or it has ended.
+    #[error(
+        "the SSO session of profile \"{profile}\" is not there or has ended: run `aws sso login --profile {profile}`"
+    )]
+    SsoSession {
+        /// Which.
+        profile: String,
+    },
     /// An AWS credential source failed.
     #[error("getting AWS credentials from {from}")]
     Aws {
@@ -211,6 +219,7 @@ impl FetchError {
             | Self::Unfit { .. }
             | Self::Refused { .. }
             | Self::NoSource { .. }
+            | Self::SsoSession { .. }
             | Self::Unsigned { .. } => Permanence::Permanent,
             Self::Aws { permanence, .. } => *permanence,
             Self::Stored { source, .. } => source.permanence(),
@@ -246,6 +255,7 @@ impl FetchError {
             | Self::Refused { .. }
             | Self::Malformed { .. }
             | Self::NoSource { .. }
+            | Self::SsoSession { .. }
             | Self::Unsigned { .. }
             | Self::Aws { .. } => None,
         }

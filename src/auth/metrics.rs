@@ -3,7 +3,6 @@
 //! Imports `auth::refreshing`.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use prometheus_client::collector::Collector;
@@ -13,25 +12,24 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
-use super::Credential;
-use super::refreshing::Status;
+use super::Roster;
 
 /// Shows all credentials of a config. One label value a credential.
 #[derive(Debug)]
 pub struct CredentialMetrics {
-    credentials: Vec<Arc<dyn Credential>>,
+    credentials: Roster,
 }
 
 impl CredentialMetrics {
     /// Shows these.
-    pub fn new(credentials: Vec<Arc<dyn Credential>>) -> Self {
+    pub fn new(credentials: Roster) -> Self {
         Self { credentials }
     }
 }
 
 impl Collector for CredentialMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let statuses: Vec<Status> = self.credentials.iter().map(|credential| credential.status()).collect();
+        let statuses = self.credentials.statuses();
         let mut family = encoder.encode_descriptor(
             "credential_usable",
             "1 if a request would get it now",

@@ -217,6 +217,8 @@ pub struct AwsEnvironment {
     pub files: Vec<PathBuf>,
     /// The container's credential endpoint.
     pub container: ContainerEnvironment,
+    /// `AWS_PROFILE`.
+    pub profile: Option<String>,
     /// `AWS_ENDPOINT_URL_STS`.
     pub sts_endpoint: Option<String>,
 }

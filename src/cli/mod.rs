@@ -1,24 +1,47 @@
 //! The command line: the only place that reads arguments and the environment, and that prints.
 //!
 //! Exit codes: 0 done or drained clean, 1 failed run, 3 requests were cut at the drain deadline, 64 bad flags, 78 bad
-//! config. Imports everything; nothing imports it but `main`.
+//! config; those of its command for `exec`. Imports everything; nothing imports it but `main`.
 
+mod ca;
+mod document;
+mod draft;
+mod env;
+mod exec;
+mod front;
 mod healthcheck;
+mod init;
+mod migrate;
+mod origin;
 mod source;
+mod systemd;
+mod wait;
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use http::{HeaderName, HeaderValue, Method, Request, Uri};
 
+use self::env::EnvArgs;
+use self::exec::ExecArgs;
+use self::init::InitArgs;
+use self::migrate::MigrateArgs;
+use self::origin::{ConfigFile, Origin, Purpose};
+use self::wait::WaitArgs;
 use crate::app::{Ended, Sidecar, Surroundings, try_credentials};
 use crate::auth::refreshing::Chain;
+use crate::capacity::Machine;
 use crate::clock::Clock;
 use crate::config::{self, Compiled, Environment};
 use crate::proxy::explain::explain;
+use crate::reload::Reloader;
+use crate::server::Handed;
+use crate::telemetry::level::Dial;
+use crate::telemetry::lines::{Lines, LostLines};
 
 const FAILED: u8 = 1;
 const CUT: u8 = 3;
@@ -36,36 +59,39 @@ struct Cli {
 #[derive(Subcommand, Debug)]
 enum Command {
     /// Run the proxy.
-    Run(ConfigFile),
+    Run(Origin),
     /// Read the config, print every problem with its place, and the routes it makes.
     Check(CheckArgs),
     /// Show which route takes a request and what goes out; sends nothing.
     Explain(ExplainArgs),
     /// Ask the running proxy how it is; exit 0 or 1. For images without a shell.
     Healthcheck(HealthcheckArgs),
-}
-
-#[derive(Args, Debug)]
-struct ConfigFile {
-    /// The config file [default: `$COUNTERSIGN_CONFIG`, ./countersign.toml, /etc/countersign/config.toml; or the text
-    /// in `$COUNTERSIGN_CONFIG_TOML`]
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    /// Wait until the running proxy is ready; exit 0 or 1.
+    Wait(WaitArgs),
+    /// Run a command beside a proxy of its own, and end with its exit code.
+    Exec(Box<ExecArgs>),
+    /// Print the lines that have a shell's programs call the proxy.
+    Env(EnvArgs),
+    /// Write a commented config, from flags or a few questions.
+    Init(Box<InitArgs>),
+    /// Print the config that does what flags of aws-sigv4-proxy did.
+    Migrate(MigrateArgs),
+    /// The developer's own authority, for `connect = "intercept"` in [proxy.forward].
+    #[command(subcommand)]
+    Ca(ca::Ca),
 }
 
 #[derive(Args, Debug)]
 struct CheckArgs {
-    #[command(flatten)]
-    file: ConfigFile,
     /// Also fetch each credential and say what came of it; never shows one.
     #[arg(long)]
     online: bool,
+    #[command(flatten)]
+    origin: Origin,
 }
 
 #[derive(Args, Debug)]
 struct ExplainArgs {
-    #[command(flatten)]
-    file: ConfigFile,
     /// Method, such as GET.
     method: Method,
     /// URL as the app would call it, such as `http://localhost:8080/orders/42`.
@@ -73,15 +99,41 @@ struct ExplainArgs {
     /// A field that the app would send.
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", value_parser = header_field)]
     headers: Vec<(HeaderName, HeaderValue)>,
+    #[command(flatten)]
+    origin: Origin,
 }
 
 #[derive(Args, Debug)]
 struct HealthcheckArgs {
     #[command(flatten)]
-    file: ConfigFile,
+    probed: Probed,
     /// Ask for readiness instead of life.
     #[arg(long)]
     ready: bool,
+}
+
+/// The running proxy.
+#[derive(Args, Debug)]
+struct Probed {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Its admin port, instead of that in the config.
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "config")]
+    admin: Option<SocketAddr>,
+}
+
+impl Probed {
+    /// Its admin port. A config that has become bad meanwhile is not the running one's fault: only the port is taken
+    /// from it.
+    fn address(&self, environment: &Environment) -> Result<SocketAddr, String> {
+        if let Some(address) = self.admin {
+            return Ok(address);
+        }
+        let source =
+            source::find(self.file.config.as_deref(), environment).map_err(|error| Chain(&error).to_string())?;
+        config::admin_listen(&source, environment)
+            .ok_or_else(|| format!("{} does not tell the admin port", source.name))
+    }
 }
 
 fn header_field(text: &str) -> Result<(HeaderName, HeaderValue), String> {
@@ -104,68 +156,93 @@ pub fn main() -> ExitCode {
     };
     let environment = source::environment();
     match cli.command {
-        Command::Run(file) => with_config(&file, &environment, run),
-        Command::Check(args) => with_config(&args.file, &environment, |compiled| check(&compiled, args.online)),
-        Command::Explain(args) => with_config(&args.file, &environment, |compiled| {
+        Command::Run(origin) => {
+            with_config(&origin, &environment, |compiled| run(compiled, origin.file(&environment), &environment))
+        }
+        Command::Check(args) => with_config(&args.origin, &environment, |compiled| check(&compiled, args.online)),
+        Command::Explain(args) => with_config(&args.origin, &environment, |compiled| {
             explain_request(&compiled, args.method, args.url, args.headers)
         }),
-        Command::Healthcheck(args) => match source::find(args.file.config.as_deref(), &environment) {
-            Ok(source) => health(&source, &environment, args.ready),
-            Err(error) => complain(&Chain(&error), FAILED),
-        },
+        Command::Healthcheck(args) => health(&args, &environment),
+        Command::Wait(args) => wait::wait(&args, &environment),
+        Command::Exec(args) => exec::exec(&args, &environment),
+        Command::Env(args) => env::env(&args, &environment),
+        Command::Init(args) => init::init(&args, &environment),
+        Command::Migrate(args) => migrate::migrate(&args, &environment),
+        Command::Ca(command) => ca::main(&command, &environment),
     }
 }
 
-fn with_config(file: &ConfigFile, environment: &Environment, then: impl FnOnce(Compiled) -> ExitCode) -> ExitCode {
-    let source = match source::find(file.config.as_deref(), environment) {
-        Ok(source) => source,
-        Err(error) => return complain(&Chain(&error), BAD_CONFIG),
-    };
-    match config::load(&source, environment) {
+fn with_config(origin: &Origin, environment: &Environment, then: impl FnOnce(Compiled) -> ExitCode) -> ExitCode {
+    match origin.load(environment, Purpose::Service) {
         Ok(compiled) => then(compiled),
-        Err(report) => complain(&report, BAD_CONFIG),
+        Err(error) => complain(&Chain(&error), BAD_CONFIG),
     }
 }
 
-/// Asks the running proxy. A config that has become bad meanwhile is not the running one's fault: only the admin
-/// port is taken from it.
-fn health(source: &config::Source, environment: &Environment, ready: bool) -> ExitCode {
-    let Some(address) = config::admin_listen(source, environment) else {
-        return complain(&format!("{} does not tell the admin port", source.name), FAILED);
+/// Asks the running proxy.
+fn health(args: &HealthcheckArgs, environment: &Environment) -> ExitCode {
+    let address = match args.probed.address(environment) {
+        Ok(address) => address,
+        Err(problem) => return complain(&problem, FAILED),
     };
-    match healthcheck::ask(address, if ready { "/readyz" } else { "/livez" }) {
+    match healthcheck::ask(address, if args.ready { "/readyz" } else { "/livez" }) {
         Ok(answer) => say(&answer, ExitCode::SUCCESS),
         Err(error) => complain(&Chain(&error), FAILED),
     }
 }
 
-fn run(compiled: Compiled) -> ExitCode {
-    let (subscriber, dial) = compiled.log.adjustable(io::stderr, source::look());
-    if tracing::subscriber::set_global_default(subscriber).is_err() {
-        return complain(&"a log is set up already", FAILED);
-    }
-    for warning in &compiled.warnings {
-        tracing::warn!(warning = %warning, "config");
-    }
+fn run(compiled: Compiled, file: Option<PathBuf>, environment: &Environment) -> ExitCode {
+    let (lines, lost_lines, dial) = match open_log(&compiled) {
+        Ok(opened) => opened,
+        Err(problem) => return complain(&problem, FAILED),
+    };
+    let handed = systemd::handed();
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => return complain(&format!("starting the runtime: {error}"), FAILED),
     };
     let ended = runtime.block_on(async {
         let (stop, hurry) = source::signals()?;
-        let surroundings = Surroundings { dial: Some(dial), ..Surroundings::new(Clock::system()) };
-        let sidecar =
-            Box::pin(Sidecar::bind_in(compiled, surroundings)).await.map_err(|error| Chain(&error).to_string())?;
+        let reloader = Reloader::new(file, &compiled, environment.clone(), source::hangups()?);
+        let surroundings = surroundings(lost_lines, dial, handed?);
+        let sidecar = Box::pin(Sidecar::bind_in(compiled, surroundings));
+        let sidecar = sidecar.await.map_err(|error| Chain(&error).to_string())?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "started");
-        Ok::<Ended, String>(sidecar.run(stop, hurry).await)
+        Ok::<Ended, String>(sidecar.reloading(reloader).telling(systemd::tell).run(stop, hurry).await)
     });
-    match ended {
+    let code = match ended {
         Ok(Ended { cut: 0 }) => ExitCode::SUCCESS,
         Ok(Ended { cut: _ }) => ExitCode::from(CUT),
         Err(error) => {
             tracing::error!(error, "cannot start");
             ExitCode::from(FAILED)
         }
+    };
+    lines.flush();
+    code
+}
+
+/// Has log lines go to standard error from now on, and the config's warnings among them. What has not gone out when the
+/// program ends is to be flushed.
+fn open_log(compiled: &Compiled) -> Result<(Lines, LostLines, Dial), String> {
+    let (lines, lost_lines) = Lines::start(io::stderr()).map_err(|error| format!("starting the log: {error}"))?;
+    let (subscriber, dial) = compiled.log.adjustable(lines.clone(), source::look());
+    tracing::subscriber::set_global_default(subscriber).map_err(|_set| "a log is set up already".to_owned())?;
+    for warning in &compiled.warnings {
+        tracing::warn!(warning = %warning, "config");
+    }
+    Ok((lines, lost_lines, dial))
+}
+
+/// This machine as the proxy finds it.
+fn surroundings(lost_lines: LostLines, dial: Dial, handed: Handed) -> Surroundings {
+    Surroundings {
+        machine: Machine::read(),
+        lost_lines,
+        dial: Some(dial),
+        handed,
+        ..Surroundings::new(Clock::system())
     }
 }
 

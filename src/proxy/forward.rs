@@ -21,10 +21,27 @@ use crate::telemetry::phases::Phase;
 pub enum Failure {
     /// Nothing of it was sent: it may go out once more.
     Unsent(Box<Outbound>, UpstreamError),
+    /// There was no connection to send it on: it may go out once more.
+    Unreached(Box<Outbound>, UpstreamError),
+    /// The upstream did not look at it: it may go out once more, whatever it is.
+    Unprocessed(UpstreamError),
     /// It met a connection that was closing: it may go out once more if it is idempotent.
     Closing(UpstreamError),
     /// It must not.
     Final(UpstreamError),
+}
+
+impl Failure {
+    /// Why there is no answer.
+    pub fn into_error(self) -> UpstreamError {
+        match self {
+            Self::Unsent(_, error)
+            | Self::Unreached(_, error)
+            | Self::Unprocessed(error)
+            | Self::Closing(error)
+            | Self::Final(error) => error,
+        }
+    }
 }
 
 /// Sends `sealed` and waits for the response head, `limit` at most after the upstream took the last piece of a streamed
@@ -43,7 +60,12 @@ pub async fn send(
     exchange: &mut Exchange,
 ) -> Result<Answered, Failure> {
     exchange.enters(Phase::Connect);
-    let checkout = connections.checkout(reuse).await.map_err(Failure::Final)?;
+    let checkout = match connections.checkout(reuse).await {
+        Ok(checkout) => checkout,
+        // Asking again would only let a name server change its mind.
+        Err(error @ UpstreamError::OffLimits { .. }) => return Err(Failure::Final(error)),
+        Err(error) => return Err(Failure::Unreached(Box::new(sealed.unseal()), error)),
+    };
     exchange.sending(checkout.connection());
     let (upload, purpose) = (sealed.upload(), sealed.purpose());
     let (request, envelope) = sealed.into_request(checkout.form());
@@ -63,6 +85,7 @@ pub async fn send(
             Ok(answered) => Ok(answered),
             Err(Undelivered { error, sent }) => Err(match sent {
                 Sent::Nothing(request) => Failure::Unsent(Box::new(envelope.reopen(*request)), error),
+                Sent::Unprocessed => Failure::Unprocessed(error),
                 Sent::OnReusedConnection => Failure::Closing(error),
                 Sent::Something => Failure::Final(error),
             }),

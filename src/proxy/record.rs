@@ -14,7 +14,7 @@ use super::meter::{Count, Lane};
 use super::outcome::{Fault, Outcome, ProxyError};
 use crate::auth::refreshing::Chain;
 use crate::auth::request::Grant;
-use crate::message::body::Upload;
+use crate::message::body::{Turn, Upload};
 use crate::telemetry::history::{Connection, Entry, Names};
 use crate::telemetry::pace::Verdict;
 use crate::telemetry::phases::{Phase, Phases};
@@ -127,6 +127,11 @@ impl Exchange {
     /// Its body can be followed here.
     pub fn uploading(&mut self, upload: &Arc<Upload>) {
         self.upload = Some(Arc::clone(upload));
+    }
+
+    /// Whether its body was read to its end.
+    pub fn is_upload_over(&self) -> bool {
+        self.upload.as_ref().is_some_and(|upload| upload.turn() == Turn::Over)
     }
 
     /// An answer with this status is on its way to the client.

@@ -33,8 +33,8 @@ const X_CONTENT_TYPE_OPTIONS: HeaderName = HeaderName::from_static("x-content-ty
 pub struct Relayed(Source);
 
 /// The places a request takes among those in flight.
-#[derive(Debug, Default)]
-pub struct Permits(#[expect(dead_code, reason = "held for their drop")] pub(super) Vec<OwnedSemaphorePermit>);
+#[derive(Debug)]
+pub struct Permits(#[expect(dead_code, reason = "held for their drop")] pub(super) [OwnedSemaphorePermit; 2]);
 
 #[derive(Debug)]
 enum Source {
@@ -44,7 +44,7 @@ enum Source {
         bytes: Option<Bytes>,
         exchange: Exchange,
     },
-    /// A 101: what lives on is in its tunnel.
+    /// The head of a tunnel: what lives on is in that.
     Nothing,
 }
 
@@ -120,7 +120,7 @@ pub fn relay(
     Response::from_parts(parts, Relayed(Source::Upstream(passing)))
 }
 
-/// An upstream's 101, whose connection goes on as a tunnel.
+/// An answer whose connection goes on as a tunnel: an upstream's 101, or ours to CONNECT.
 pub(super) fn switching(response: Response<()>) -> Response<Relayed> {
     response.map(|()| Relayed(Source::Nothing))
 }
@@ -170,6 +170,9 @@ pub fn refuse(error: &ProxyError, mut exchange: Exchange) -> Response<Relayed> {
     }
     if code == Code::CallerToken {
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"countersign\""));
+    }
+    if code == Code::ProxyToken {
+        headers.insert(header::PROXY_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"countersign\""));
     }
     if let ProxyError::MethodNotAllowed { allowed, .. } = error {
         let allowed: Vec<&str> = allowed.iter().map(Method::as_str).collect();

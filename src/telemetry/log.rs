@@ -49,6 +49,13 @@ pub enum Format {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Level(pub(crate) Targets);
 
+impl Level {
+    /// Warnings and errors of everybody.
+    pub fn warnings() -> Self {
+        Self(Targets::new().with_default(LevelFilter::WARN))
+    }
+}
+
 impl FromStr for Level {
     type Err = tracing_subscriber::filter::ParseError;
 

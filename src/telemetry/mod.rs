@@ -4,6 +4,7 @@
 
 pub mod history;
 pub mod level;
+pub mod lines;
 pub mod log;
 pub mod pace;
 pub mod phases;

@@ -156,3 +156,80 @@ async fn an_online_check_says_what_was_obtained_and_whose_it_is() {
         assert!(!said.contains(secret));
     }
 }
+
+#[test]
+fn an_sso_session_that_is_not_there_becomes_the_command_that_begins_one() {
+    const CONFIG: &str = "[sso-session team]\nsso_start_url = https://team.awsapps.com/start\nsso_region = eu-west-1\n\
+                          sso_registration_scopes = sso:account:access\n\n\
+                          [profile dev]\nsso_session = team\nsso_account_id = 123456789012\nsso_role_name = Reader\n\n\
+                          [profile old]\nsso_start_url = https://team.awsapps.com/start\nsso_region = eu-west-1\n\
+                          sso_account_id = 123456789012\nsso_role_name = Reader\n";
+    /// SHA-1 of "team", as the AWS CLI names the file.
+    const CACHED: &str = "d25187dc137f35c88bc80ec8c3ffbdb17b5eb873.json";
+    let home = tempfile::TempDir::new().unwrap();
+    let cache = home.path().join(".aws/sso/cache");
+    std::fs::create_dir_all(&cache).unwrap();
+    std::fs::write(home.path().join(".aws/config"), CONFIG).unwrap();
+    let said = |credentials: &str, variables: &[(&str, &str)]| {
+        let config = format!(
+            "[auth.iam]\nkind = \"sigv4\"\nregion = \"eu-west-1\"\n{credentials}\n[[route]]\n\
+             upstream = \"https://a.example\"\nauth = \"iam\"\n"
+        );
+        std::fs::write(home.path().join("countersign.toml"), config).unwrap();
+        let output = call(home.path(), &["check", "--online"], variables);
+        assert_eq!(output.code, 1, "{}", output.err);
+        output.out + &output.err
+    };
+    let (dev, old) = ("credentials = { profile = \"dev\" }", "credentials = { profile = \"old\" }");
+    let check = |credentials: &str, variables: &[(&str, &str)], profile: &str| {
+        let said = said(credentials, variables);
+        let line = format!(
+            "credential \"iam\": none; last try: the SSO session of profile \"{profile}\" is not there or has ended: run \
+             `aws sso login --profile {profile}`"
+        );
+        assert!(said.lines().any(|said| said == line), "{said}");
+    };
+    check(dev, &[], "dev");
+    check(old, &[], "old");
+    check("", &[("AWS_PROFILE", "dev")], "dev");
+    let token = "{\"accessToken\":\"sso-token-5d\",\"expiresAt\":\"2020-01-01T00:00:00Z\",\"region\":\"eu-west-1\",\
+                 \"startUrl\":\"https://team.awsapps.com/start\"}";
+    std::fs::write(cache.join(CACHED), token).unwrap();
+    check(dev, &[], "dev");
+}
+
+#[tokio::test]
+async fn a_profile_names_a_process_and_a_region() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let program = folder.path().join("credentials.sh");
+    let answer = format!(r#"{{"Version":1,"AccessKeyId":"AKIDCLI","SecretAccessKey":"{SECRET}"}}"#);
+    std::fs::write(&program, format!("echo '{answer}'\n")).unwrap();
+    let file = folder.path().join("config");
+    std::fs::write(
+        &file,
+        format!("[profile team]\nregion = ap-northeast-1\ncredential_process = sh {}\n", program.display()),
+    )
+    .unwrap();
+    let (file, path) = (("AWS_CONFIG_FILE", file.to_str().unwrap()), ("PATH", "/usr/bin:/bin"));
+    signed(&keys(), "", &[("AWS_PROFILE", "team"), file, path], 1).await;
+    signed(&keys(), "credentials = { profile = \"team\" }", &[file, path], 1).await;
+
+    let custom = |credentials: &str, variables: &[(&str, &str)]| {
+        let config = crate::process::folder(&format!(
+            "[auth.iam]\nkind = \"sigv4\"\n{credentials}\n[[route]]\nupstream = \"https://api.example.com\"\nauth = \"iam\"\n"
+        ));
+        let said = call(config.path(), &["explain", "GET", "http://localhost:8080/a"], variables);
+        said.out + &said.err
+    };
+    let team = "credentials = { profile = \"team\" }";
+    for (credentials, variables, region) in [
+        ("", &[("AWS_PROFILE", "team"), file][..], "ap-northeast-1"),
+        ("", &[("AWS_PROFILE", "team"), file, ("AWS_REGION", "eu-west-1")], "eu-west-1"),
+        // It was named, and with it what it says.
+        (team, &[file, ("AWS_REGION", "eu-west-1")], "ap-northeast-1"),
+    ] {
+        let said = custom(credentials, variables);
+        assert!(said.contains(&format!("SigV4 for execute-api in {region}")), "{region}: {said}");
+    }
+    assert!(custom(team, &[]).contains("the region for [auth.iam] cannot be read"));
+}

@@ -1,10 +1,12 @@
 //! A process of the binary, with nothing of this one's environment.
 
 use std::future::Future;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use standin::{Authority, Gateway};
@@ -42,7 +44,26 @@ fn command(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Com
 
 /// Runs it to its end, in `folder`.
 pub(crate) fn call(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
-    let output = command(folder, arguments, variables).output().unwrap();
+    ended(command(folder, arguments, variables).spawn().unwrap())
+}
+
+/// The same, with `input` on its standard input.
+pub(crate) fn call_with_input(folder: &Path, arguments: &[&str], variables: &[(&str, &str)], input: &str) -> Output {
+    let mut child = command(folder, arguments, variables).stdin(Stdio::piped()).spawn().unwrap();
+    // Dropped here, so that it ends.
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    ended(child)
+}
+
+fn ended(child: Child) -> Output {
+    let id = child.id();
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || tell.send(child.wait_with_output()).ok());
+    let Ok(output) = told.recv_timeout(DEADLINE) else {
+        signal("KILL", id);
+        panic!("this should have ended long ago");
+    };
+    let output = output.unwrap();
     Output {
         code: output.status.code().unwrap(),
         out: String::from_utf8(output.stdout).unwrap(),
@@ -62,20 +83,30 @@ pub(crate) struct Running {
     child: Child,
     lines: mpsc::UnboundedReceiver<String>,
     said: Vec<String>,
+    deaf: Arc<AtomicBool>,
 }
 
 impl Running {
     /// Starts it in `folder`; its standard error is read line by line.
     pub(crate) fn start(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
-        let mut child = command(folder, arguments, variables).spawn().unwrap();
+        Self::follow(command(folder, arguments, variables).spawn().unwrap())
+    }
+
+    fn follow(mut child: Child) -> Self {
         let stderr = child.stderr.take().unwrap();
         let (say, lines) = mpsc::unbounded_channel();
+        let deaf = Arc::<AtomicBool>::default();
+        let is_deaf = Arc::clone(&deaf);
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines() {
                 drop(say.send(line.unwrap()));
+                while is_deaf.load(Ordering::Relaxed) {
+                    // The pipe stays open, and nobody reads.
+                    std::thread::park();
+                }
             }
         });
-        Self { child, lines, said: Vec::new() }
+        Self { child, lines, said: Vec::new(), deaf }
     }
 
     /// Waits for a line that has all of `words`.
@@ -100,10 +131,41 @@ impl Running {
         serde_json::from_str::<serde_json::Value>(&line).unwrap()["address"].as_str().unwrap().parse().unwrap()
     }
 
+    /// Starts it through a shell, which runs `line` with the program and its arguments behind it, and with `stdin`.
+    pub(crate) fn start_by(
+        folder: &Path,
+        line: &str,
+        arguments: &[&str],
+        stdin: Stdio,
+        variables: &[(&str, &str)],
+    ) -> Self {
+        let mut command = Command::new("sh");
+        command.args(["-c", line, "sh", env!("CARGO_BIN_EXE_countersign")]).args(arguments);
+        command.current_dir(folder).env_clear().env("HOME", folder).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        command.env("AWS_EC2_METADATA_DISABLED", "true").envs(variables.iter().copied());
+        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self::follow(command.spawn().unwrap())
+    }
+
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Reads no more of its standard error, which stays open.
+    pub(crate) fn stop_reading(&self) {
+        self.deaf.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits for its end; returns its exit code.
+    pub(crate) async fn code(mut self) -> i32 {
+        let waited = tokio::task::spawn_blocking(move || self.child.wait().unwrap().code().unwrap());
+        within(waited).await.unwrap()
+    }
+
     /// Sends it a signal.
     pub(crate) fn signal(&self, name: &str) {
-        let kill = format!("kill -{name} {}", self.child.id());
-        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+        signal(name, self.child.id());
     }
 
     /// Waits for its end; returns its exit code and all it said.
@@ -121,6 +183,12 @@ impl Drop for Running {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+/// Sends a process a signal.
+pub(crate) fn signal(name: &str, id: u32) {
+    let kill = format!("kill -{name} {id}");
+    assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
 }
 
 /// Status and text of one GET.

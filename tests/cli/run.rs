@@ -216,3 +216,34 @@ async fn the_level_of_the_log_can_be_changed_while_it_runs() {
     assert!(!said.contains("/before") && !said.contains("/last"), "{said}");
     assert_eq!(said.matches("the log's level was changed").count(), 2, "{said}");
 }
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_costs_lines_and_no_request() {
+    let authority = Authority::new();
+    let gateway = gateway(&authority).await;
+    let config = HEAD.replace("[upstream]", "level = \"trace\"\n[upstream]");
+    let folder = trusting(&authority, &format!("{config}{}", route(&gateway, "none")));
+    let mut running = Running::start(folder.path(), &["run"], &[]);
+    let (proxy, admin) = (running.address("proxy").await, running.address("admin").await);
+    running.stop_reading();
+    let lost = async || {
+        let (_, page) = get(admin, "/metrics").await;
+        let line = page.lines().find_map(|line| line.strip_prefix("countersign_log_lines_lost_total "));
+        line.unwrap().parse::<u64>().unwrap()
+    };
+    let mut requests = 0;
+    while lost().await == 0 {
+        for _ in 0..50 {
+            assert_eq!(get(proxy, "/").await.0, 200);
+        }
+        requests += 50;
+        assert!(requests < 5_000, "the pipe takes everything");
+    }
+    // Nobody has time to lose from here on, either.
+    for _ in 0..50 {
+        assert_eq!(get(proxy, "/").await.0, 200);
+    }
+    assert_eq!(get(admin, "/livez").await.0, 200);
+    running.signal("TERM");
+    assert_eq!(running.code().await, 0);
+}

@@ -14,6 +14,8 @@ mod egress;
 #[cfg(test)]
 mod errors;
 #[cfg(test)]
+mod forward;
+#[cfg(test)]
 mod gate;
 #[cfg(test)]
 mod guard;
@@ -23,6 +25,10 @@ mod hostile;
 mod hygiene;
 #[cfg(test)]
 mod identity;
+#[cfg(test)]
+mod intercept;
+#[cfg(test)]
+mod ledger;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]
@@ -34,7 +40,11 @@ mod pool;
 #[cfg(test)]
 mod refusal;
 #[cfg(test)]
+mod reload;
+#[cfg(test)]
 mod renewals;
+#[cfg(test)]
+mod retry;
 #[cfg(test)]
 mod role;
 #[cfg(test)]
@@ -43,6 +53,8 @@ mod rotation;
 mod routes;
 #[cfg(test)]
 mod sigv4;
+#[cfg(test)]
+mod soak;
 #[cfg(test)]
 mod socket;
 #[cfg(test)]

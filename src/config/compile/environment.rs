@@ -22,6 +22,7 @@ pub(super) fn aws(context: &mut Context<'_>) -> AwsEnvironment {
             token: filled(environment, "AWS_CONTAINER_AUTHORIZATION_TOKEN").map(Secret::new),
             token_file: filled(environment, "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE").map(PathBuf::from),
         },
+        profile: filled(environment, "AWS_PROFILE"),
         sts_endpoint: sts_endpoint(context),
     }
 }
@@ -64,17 +65,56 @@ pub(super) fn region(environment: &Environment) -> Option<String> {
     filled(environment, "AWS_REGION").or_else(|| filled(environment, "AWS_DEFAULT_REGION"))
 }
 
+/// The region that the environment names, or the profile: that of this name, or of `AWS_PROFILE`.
+pub(super) fn region_of_profile(name: Option<&str>, environment: &Environment) -> Option<String> {
+    let named = region(environment).filter(|_| name.is_none());
+    named.or_else(|| {
+        let name = name.map(ToOwned::to_owned).or_else(|| filled(environment, "AWS_PROFILE"));
+        let [config, credentials] = shared_files(environment);
+        // The SDKs read both, and believe the second.
+        [credentials, config].into_iter().flatten().find_map(|path| {
+            let text = std::fs::read_to_string(path).ok()?;
+            profile_region(&text, name.as_deref().unwrap_or("default")).map(ToOwned::to_owned)
+        })
+    })
+}
+
+/// `region` in `[profile NAME]` of the config file, or `[NAME]` of either file. Settings within settings are indented.
+fn profile_region<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    let mut is_in = false;
+    for line in text.lines() {
+        if let Some(head) = line.strip_prefix('[') {
+            let head = head.split(']').next().unwrap_or_default().trim();
+            let section = head.strip_prefix("profile").filter(|rest| rest.starts_with([' ', '\t'])).unwrap_or(head);
+            is_in = section.trim() == name;
+            continue;
+        }
+        let Some((key, value)) = line.split_once('=').filter(|_| is_in) else { continue };
+        if key.trim_end().eq_ignore_ascii_case("region") {
+            // No region has a character that begins a comment.
+            let value = value.split_once(['#', ';']).map_or(value, |(value, _comment)| value).trim();
+            return (!value.is_empty()).then_some(value);
+        }
+    }
+    None
+}
+
 fn filled(environment: &Environment, name: &str) -> Option<String> {
     environment.get(name).filter(|value| !value.is_empty()).map(ToOwned::to_owned)
 }
 
-fn files(environment: &Environment) -> Vec<PathBuf> {
+/// The config file and the credentials file.
+fn shared_files(environment: &Environment) -> [Option<PathBuf>; 2] {
     let home = filled(environment, "HOME").map(|home| Path::new(&home).join(".aws"));
     let shared = |variable: &str, name: &str| {
         let named = filled(environment, variable).map(PathBuf::from);
         named.or_else(|| home.as_ref().map(|home| home.join(name)))
     };
-    let files = [shared("AWS_CONFIG_FILE", "config"), shared("AWS_SHARED_CREDENTIALS_FILE", "credentials")];
+    [shared("AWS_CONFIG_FILE", "config"), shared("AWS_SHARED_CREDENTIALS_FILE", "credentials")]
+}
+
+fn files(environment: &Environment) -> Vec<PathBuf> {
+    let files = shared_files(environment);
     let token = filled(environment, "AWS_WEB_IDENTITY_TOKEN_FILE").map(PathBuf::from);
     files.into_iter().flatten().chain(token).collect()
 }
@@ -100,6 +140,26 @@ fn sts_endpoint(context: &mut Context<'_>) -> Option<String> {
             let problem = context.problems.error(Span::NOWHERE, format!("{VARIABLE} {error}"));
             problem.help("write https://HOST, or http:// on loopback, or unset it");
             None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_region_is_that_of_its_profile() {
+        let text = "region = us-west-1\n[default]\nregion=us-east-1\n# a comment\n[profile team]\nsso_region = us-east-2\n\
+                    s3 =\n  region = eu-west-9\nRegion = eu-west-1 # ours\n[ profile far ]\nregion =\n[old]\r\nregion = eu-west-3\r\n";
+        for (name, region) in [
+            ("default", Some("us-east-1")),
+            ("team", Some("eu-west-1")),
+            ("far", None),
+            ("old", Some("eu-west-3")),
+            ("none", None),
+        ] {
+            assert_eq!(profile_region(text, name), region, "{name}");
         }
     }
 }

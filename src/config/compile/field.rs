@@ -69,6 +69,15 @@ pub(super) fn field_name(key: &str, text: &str, span: Span, context: &mut Contex
     name
 }
 
+/// Whether countersign alone writes the field on a route that signs.
+pub(in crate::config) fn is_written_by_signing(name: &HeaderName) -> bool {
+    owner(name).is_some() || is_signatures(name)
+}
+
+fn is_signatures(name: &HeaderName) -> bool {
+    *name == http::header::AUTHORIZATION || name.as_str().starts_with("x-amz-")
+}
+
 /// Why a field is countersign's to write, if it is.
 pub(super) fn owner(name: &HeaderName) -> Option<&'static str> {
     match name.as_str() {
@@ -88,9 +97,7 @@ fn refuse_owned(name: &HeaderName, span: Span, auth: &AuthFields, context: &mut 
         context.problems.error(span, format!("{name} is written by countersign: {reason}")).help("take it out");
         return;
     }
-    let signed =
-        *auth == AuthFields::SigV4 && (*name == http::header::AUTHORIZATION || name.as_str().starts_with("x-amz-"));
-    if signed || *auth == AuthFields::Bearer(name.clone()) {
+    if *auth == AuthFields::SigV4 && is_signatures(name) || *auth == AuthFields::Bearer(name.clone()) {
         let problem = context.problems.error(span, format!("{name} is written by this route's `auth`"));
         problem.help("take it out, or set `auth = \"none\"`");
     }

@@ -3,7 +3,7 @@
 use super::auth::filled;
 use super::role::{self, Role};
 use super::url::Url;
-use super::{Context, identity_pool, secret};
+use super::{Context, environment, identity_pool, secret};
 use crate::auth::spec::{AwsCredentials, AwsSource, PayloadSigning, SigV4};
 use crate::config::raw::{RawCredentials, RawSigV4, RawStatic};
 use crate::config::read::{At, Text};
@@ -28,6 +28,21 @@ impl Owner {
     pub(super) fn in_region(&self, region: &str) -> AwsCredentials {
         let roles = self.roles.iter().map(|role| role.in_region(region)).collect();
         AwsCredentials { source: self.source.clone(), roles }
+    }
+
+    /// The region that comes with the credentials, where they are found as the SDKs find them.
+    fn own_region(&self, context: &Context<'_>) -> Option<String> {
+        let profile = match &self.source {
+            AwsSource::Default => None,
+            AwsSource::Profile(name) => Some(name.as_str()),
+            AwsSource::Environment
+            | AwsSource::Container
+            | AwsSource::Instance
+            | AwsSource::WebIdentity
+            | AwsSource::Static { .. }
+            | AwsSource::IdentityPool { .. } => return None,
+        };
+        environment::region_of_profile(profile, context.environment).filter(|region| is_region(region))
     }
 }
 
@@ -72,14 +87,21 @@ impl Signing {
             (Some(region), _) => region.clone(),
             (None, Some(inferred)) => inferred.to_owned(),
             (None, None) => {
+                if let Some(region) = self.owner.own_region(context) {
+                    return Some(self.in_region(region));
+                }
                 let message = format!("the region for [auth.{name}] cannot be read from this upstream's name");
                 let problem = context.problems.error(text.span, message);
                 problem.help(format!("only execute-api names have it; set `region` in [auth.{name}]"));
                 return None;
             }
         };
+        Some(self.in_region(region))
+    }
+
+    fn in_region(&self, region: String) -> SigV4 {
         let credentials = self.owner.in_region(&region);
-        Some(SigV4 { region, service: self.service.clone(), credentials, payload: self.payload })
+        SigV4 { region, service: self.service.clone(), credentials, payload: self.payload }
     }
 }
 
@@ -95,8 +117,7 @@ pub(super) fn optional<T>(value: Option<Option<T>>) -> Option<Option<T>> {
 
 pub(super) fn region(text: &At<Text>, context: &mut Context<'_>) -> Option<String> {
     let region = filled("region", text, context)?;
-    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    if !region.bytes().all(allowed) || !region.contains('-') {
+    if !is_region(&region) {
         let problem = context.problems.error(text.span, format!("{} is not the name of a region", text.value));
         problem.help("write it as in \"ap-northeast-1\", without the letter of an availability zone");
         return None;
@@ -110,6 +131,11 @@ pub(super) fn region(text: &At<Text>, context: &mut Context<'_>) -> Option<Strin
         return None;
     }
     Some(region)
+}
+
+fn is_region(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    text.bytes().all(allowed) && text.contains('-')
 }
 
 fn service(text: &At<Text>, context: &mut Context<'_>) -> Option<String> {

@@ -4,10 +4,10 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 
 use http::{HeaderMap, Request, Response, StatusCode};
-use hyper::client::conn::http2;
 
-use super::connection::{H1, Switched, UpstreamBody, shared};
+use super::connection::{H1, Switched, UpstreamBody};
 use super::interim::Interim;
+use super::shared::Place;
 use super::{Connections, Sent, Undelivered, UpstreamError};
 use crate::message::body::OutboundBody;
 use crate::telemetry::history::Connection;
@@ -44,6 +44,8 @@ impl Answered {
 pub enum Form {
     /// Origin-form target and a Host field.
     Http1,
+    /// Absolute-form target and a Host field, for a proxy (RFC 9112 3.2.2).
+    Absolute,
     /// `:scheme`, `:authority`, `:path`.
     Http2,
 }
@@ -52,7 +54,7 @@ pub enum Form {
 #[derive(Debug)]
 pub(super) enum Ready {
     Http1(H1),
-    Http2(http2::SendRequest<OutboundBody>, Connection),
+    Http2(Place),
 }
 
 /// A connection, and the form in which it takes requests.
@@ -70,8 +72,8 @@ impl Checkout {
     /// How the request must be written.
     pub fn form(&self) -> Form {
         match self.ready {
-            Ready::Http1(_) => Form::Http1,
-            Ready::Http2(..) => Form::Http2,
+            Ready::Http1(_) => self.home.dialer.form,
+            Ready::Http2(_) => Form::Http2,
         }
     }
 
@@ -84,8 +86,8 @@ impl Checkout {
     pub fn connection(&self) -> Connection {
         match &self.ready {
             Ready::Http1(connection) if connection.is_reused() => Connection::Kept,
-            Ready::Http1(_) => Connection::New,
-            Ready::Http2(_, connection) => *connection,
+            Ready::Http2(place) if place.is_reused() => Connection::Kept,
+            Ready::Http1(_) | Ready::Http2(_) => Connection::New,
         }
     }
 
@@ -102,16 +104,7 @@ impl Checkout {
                 let interim = Interim::watch(&mut request);
                 limited(&interim, pin!(connection.exchange(request, self.home))).await
             }
-            Ready::Http2(mut sender, _) => match sender.try_send_request(request).await {
-                Ok(response) => shared(response),
-                Err(mut failed) => {
-                    let sent = match failed.take_message() {
-                        Some(request) => Sent::Nothing(Box::new(request)),
-                        None => Sent::Something,
-                    };
-                    Err(Undelivered { error: UpstreamError::Http(failed.into_error()), sent })
-                }
-            },
+            Ready::Http2(place) => place.exchange(request).await,
         }
     }
 
