@@ -39,6 +39,7 @@ tests/interop/node_modules/.done: tests/interop/package-lock.json
 	touch $@
 
 lint:
+	cargo metadata --locked --format-version 1 --manifest-path fuzz/Cargo.toml >/dev/null
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
