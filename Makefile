@@ -1,5 +1,5 @@
 # `make test` is the whole test run; it installs what it needs in this folder, and Debian packages when it is root.
-.PHONY: test rust interop demo lint fmt setup fuzz
+.PHONY: test rust interop demo lint fmt setup fuzz soak
 
 VENV := tests/interop/.venv
 BINARY := target/release/countersign
@@ -19,7 +19,7 @@ interop: setup
 	cargo build --release --locked --bin countersign
 	COUNTERSIGN=$(CURDIR)/$(BINARY) $(VENV)/bin/pytest tests/interop
 
-setup: $(VENV)/.done
+setup: $(VENV)/.done tests/interop/node_modules/.done
 	tests/interop/packages
 
 $(VENV)/.done: tests/interop/requirements.txt
@@ -27,7 +27,19 @@ $(VENV)/.done: tests/interop/requirements.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/interop/requirements.txt
 	touch $@
 
+# Requests for an hour through a network that fails every 20 s; prints what became of them, memory and descriptors.
+SOAK_SECONDS ?= 3600
+SOAK_RPS ?= 300
+soak:
+	SOAK_SECONDS=$(SOAK_SECONDS) SOAK_RPS=$(SOAK_RPS) cargo test --release --locked --test it -- --ignored --nocapture soak::
+
+tests/interop/node_modules/.done: tests/interop/package-lock.json
+	tests/interop/packages
+	npm ci --prefix tests/interop --silent --no-audit --no-fund
+	touch $@
+
 lint:
+	cargo metadata --locked --format-version 1 --manifest-path fuzz/Cargo.toml >/dev/null
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 

@@ -76,6 +76,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("  curl -i http://{proxy}/partner/stock?a=1");
     println!("  curl -i http://{proxy}/nowhere                        # no such route");
     println!("  curl -i -H 'Origin: https://evil.example' http://{proxy}/orders/42   # a web page");
+    println!(
+        "  http://{}/                                            # the status page, in a browser",
+        addresses.admin
+    );
     println!("  curl http://{}/readyz", addresses.admin);
     println!("  curl http://{}/metrics\n\nCtrl-C ends it.", addresses.admin);
     tokio::signal::ctrl_c().await?;

@@ -1,9 +1,12 @@
-//! The program put together: bind, run, stop.
+//! The program put together: bind, run, change, stop.
 //!
 //! Everything that can fail for good fails in [`Sidecar::bind`], before the first request; a token endpoint that is down
 //! is no such thing. Imports everything below it; nothing but `cli`, tests and the demo imports it.
 
-use std::collections::BTreeSet;
+mod listeners;
+mod live;
+mod parts;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,30 +14,34 @@ use std::time::Duration;
 
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
-use rustls::ServerConfig;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
-use crate::admin::{Admin, Pages};
-use crate::auth::control::Control;
+use self::listeners::{Listeners, Opened};
+pub use self::live::Phase;
+use self::live::{Live, Teller};
+use self::parts::{AtStart, Ground, Parts};
+use crate::admin::standing::Standing;
+use crate::admin::{Admin, Pages, Shown};
 use crate::auth::metrics::CredentialMetrics;
 use crate::auth::refreshing::Status;
-use crate::auth::{self, Credential};
+use crate::auth::{self, Credential, Roster};
+use crate::capacity::Machine;
 use crate::clock::Clock;
 use crate::config::Compiled;
-use crate::egress::Egress;
 use crate::message::body::Budget;
+use crate::proxy::Proxy;
 use crate::proxy::guard::token::CallerToken;
-use crate::proxy::pool::Pool;
+use crate::proxy::pool::{Names, Pool};
 use crate::proxy::record::AccessLog;
-use crate::proxy::{Proxy, Snapshot};
+use crate::reload::Reloader;
 use crate::secret::SecretError;
 use crate::server::connection::Timers;
-#[cfg(unix)]
-use crate::server::unix::UnixSocket;
-use crate::server::{self, Arrival, BindError, Drain, Listener, Terms};
+use crate::server::handed::Unwanted;
+use crate::server::{Arrival, BindError, Drain, Handed, Listener, Terms};
 use crate::tasks::Tasks;
-use crate::tls::serving::Certificate;
-use crate::tls::{ClientSettings, Identity, SystemRoots, TlsError};
+use crate::telemetry::level::Dial;
+use crate::telemetry::lines::LostLines;
+use crate::tls::{SystemRoots, TlsError};
 
 /// The admin port's connections, apart from the clients': health is never shed (security.md 3.2).
 /// Each of its listeners has its own, and silent ones end soon, so that nobody can keep a probe out for long.
@@ -47,11 +54,14 @@ pub enum StartError {
     /// An address is taken or not ours.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// A socket was handed over that nobody wants.
+    #[error(transparent)]
+    Unwanted(#[from] Unwanted),
     /// A certificate file cannot be used.
     #[error("setting up TLS")]
     Tls(#[from] TlsError),
-    /// The caller token is gone since the config was checked.
-    #[error("reading the caller token")]
+    /// A token of callers is gone since the config was checked.
+    #[error("reading caller_token or quit_token")]
     CallerToken(#[from] SecretError),
     /// The control plane's client refuses its configuration.
     #[error("setting up the client for token endpoints")]
@@ -61,19 +71,39 @@ pub enum StartError {
 /// The program, listening, not yet answering.
 #[derive(Debug)]
 pub struct Sidecar {
-    settings: server::Settings,
-    proxy: Arc<Proxy>,
+    live: Live,
+    opened: Opened,
     admin: Arc<Admin>,
-    mains: Vec<Listener>,
-    #[cfg(unix)]
-    sockets: Vec<UnixSocket>,
-    tls: Option<Arc<ServerConfig>>,
-    /// With the address that the routes know each by.
-    owns: Vec<(SocketAddr, Listener)>,
     admin_listener: Listener,
     health_listener: Option<Listener>,
     drain: Drain,
     tasks: Tasks,
+    reloader: Option<Reloader>,
+}
+
+/// What a [`Sidecar`] finds around it.
+#[derive(Debug)]
+pub struct Surroundings {
+    /// The time.
+    pub clock: Clock,
+    /// Where upstreams' names are looked up.
+    pub names: Names,
+    /// What there is of memory and descriptors: limits that do not fit are lowered.
+    pub machine: Machine,
+    /// Log lines that nobody took.
+    pub lost_lines: LostLines,
+    /// Sockets that take the place of what the config listens on.
+    pub handed: Handed,
+    /// What changes the level of the log, if that can be changed.
+    pub dial: Option<Dial>,
+}
+
+impl Surroundings {
+    /// The system's names, no limits, a log that loses nothing and stays as it is, and no sockets.
+    pub fn new(clock: Clock) -> Self {
+        let (names, machine, lost_lines) = (Names::system(), Machine::default(), LostLines::default());
+        Self { clock, names, machine, lost_lines, handed: Handed::default(), dial: None }
+    }
 }
 
 /// Tries every credential of a config once and says how each fared, and whose it is; listens on nothing.
@@ -82,7 +112,7 @@ pub struct Sidecar {
 /// [`StartError`], but no credential's own.
 pub async fn try_credentials(compiled: &Compiled, clock: &Clock) -> Result<Vec<(Status, Option<String>)>, StartError> {
     let (clock, tasks) = (clock.clone(), Tasks::default());
-    let control = control(&SystemRoots::load(), &compiled.control, &compiled.egress)?;
+    let control = parts::control(&SystemRoots::load(), &compiled.control, &compiled.egress)?;
     let means = auth::Means { control, clock, tasks: tasks.clone(), environment: compiled.aws.clone() };
     let schemes = auth::Builder::new(means).build(&compiled.schemes, &compiled.fields);
     let mut statuses = Vec::new();
@@ -93,19 +123,6 @@ pub async fn try_credentials(compiled: &Compiled, clock: &Clock) -> Result<Vec<(
     }
     tasks.stop().await;
     Ok(statuses)
-}
-
-fn control(roots: &SystemRoots, settings: &ClientSettings, egress: &Egress) -> Result<Control, StartError> {
-    let alpn: &[&[u8]] = &[b"h2", b"http/1.1"];
-    Ok(Control::try_new(roots.client_config(settings, alpn)?, egress.clone())?)
-}
-
-/// What the listeners speak TLS with; the certificate is followed.
-fn secure(identity: Identity, tasks: &Tasks) -> Result<Arc<ServerConfig>, TlsError> {
-    let certificate = Certificate::try_new(identity)?;
-    let config = certificate.server_config()?;
-    tasks.spawn("certificate", certificate.follow());
-    Ok(config)
 }
 
 /// Where a [`Sidecar`] listens.
@@ -136,119 +153,91 @@ impl Sidecar {
     /// # Errors
     /// [`StartError`].
     pub async fn bind(compiled: Compiled, clock: Clock) -> Result<Self, StartError> {
-        let Compiled {
-            log,
-            admin,
-            server: settings,
-            proxy,
-            control,
-            egress,
-            aws,
-            routes,
-            schemes,
-            fields,
-            warnings: _,
-        } = compiled;
-        let reach = settings.reach;
-        let mains = Listener::bind_all(&settings.listen, reach).await?;
-        #[cfg(unix)]
-        let mut sockets = Vec::new();
-        #[cfg(unix)]
-        for path in &settings.sockets {
-            sockets.push(UnixSocket::bind(path, &settings.socket_access).await?);
-        }
-        let mut owns = Vec::new();
-        for address in routes.iter().filter_map(|route| route.listen).collect::<BTreeSet<_>>() {
-            owns.push((address, Listener::bind(address, reach).await?));
-        }
-        let admin_listener = Listener::bind(admin.listen, reach).await?;
-        let health_listener = match admin.health_listen {
-            Some(address) => Some(Listener::bind(address, reach).await?),
+        Self::bind_in(compiled, Surroundings::new(clock)).await
+    }
+
+    /// The same in other surroundings.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn bind_in(mut compiled: Compiled, surroundings: Surroundings) -> Result<Self, StartError> {
+        let Surroundings { clock, names, machine, lost_lines, mut handed, dial } = surroundings;
+        let at_start = AtStart::of(&compiled);
+        parts::fit(&machine, &mut compiled);
+        let reach = compiled.server.reach;
+        let opened = Opened::open(&compiled, None, &mut handed).await?;
+        let admin_listener = listeners::open(compiled.admin.listen, reach, &mut handed).await?;
+        let health_listener = match compiled.admin.health_listen {
+            Some(address) => Some(listeners::open(address, reach, &mut handed).await?),
             None => None,
         };
+        handed.finish()?;
 
-        let tasks = Tasks::default();
-        let tls = settings.tls.clone().map(|identity| secure(identity, &tasks)).transpose()?;
+        let (drain, tasks) = (Drain::default(), Tasks::default());
         let roots = SystemRoots::load();
-        let control = self::control(&roots, &control, &egress)?;
-        for route in &routes {
-            if let Some(proxy) = &route.upstream.origin.via {
-                tracing::info!(route = %route.name, %proxy, "its upstream is reached through a proxy");
-            }
-        }
-        let means = auth::Means { control, clock: clock.clone(), tasks: tasks.clone(), environment: aws };
-        let schemes = auth::Builder::new(means).build(&schemes, &fields);
-        let pool = Pool::new(roots, tasks.clone());
-        let token = proxy.caller_token.clone().map(CallerToken::try_new).transpose()?.map(Arc::new);
-        if let Some(token) = &token {
-            tasks.spawn("caller-token", Arc::clone(token).follow());
-        }
-        let snapshot = Snapshot::try_new(&proxy, routes, &schemes, &pool, token)?;
-
+        let pool = Pool::new(roots.clone(), tasks.clone(), names);
+        let ground = Ground { roots, pool, machine, clock: clock.clone(), tasks: tasks.clone() };
+        let parts = Parts::try_new(&compiled, None, &ground)?;
         let mut registry = Registry::with_prefix("countersign");
         registry.register("build", "The program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
-        registry.register_collector(Box::new(CredentialMetrics::new(schemes.credentials.clone())));
-        let budget = Budget::new(proxy.buffer_budget.0);
-        let access = if log.access { AccessLog::All } else { AccessLog::Faults };
+        let roster = Roster::new(parts.credentials.clone());
+        registry.register_collector(Box::new(CredentialMetrics::new(roster.clone())));
+        let standing = Standing::new(compiled.hash.to_string(), clock.now().wall);
+        registry.register_collector(Box::new(standing.clone()));
+        lost_lines.register(&mut registry);
+        let budget = Budget::new(compiled.proxy.buffer_budget.0, compiled.proxy.buffer_wait);
+        let access = if compiled.log.access { AccessLog::All } else { AccessLog::Faults };
+        let snapshot = Arc::clone(&parts.snapshot);
         let proxy = Arc::new(Proxy::new(snapshot, budget, clock.clone(), access, &mut registry));
-        let drain = Drain::default();
-        let admin = Arc::new(Admin::new(&admin, schemes.credentials, registry, drain.clone(), clock));
-        Ok(Self {
-            settings,
-            proxy,
-            admin,
-            mains,
-            #[cfg(unix)]
-            sockets,
-            tls,
-            owns,
-            admin_listener,
-            health_listener,
-            drain,
-            tasks,
-        })
+
+        let max_connections = compiled.server.max_connections;
+        let listeners = Listeners::new(Arc::clone(&proxy), max_connections, drain.clone(), tasks.clone());
+        let quit_token = compiled.admin.quit_token.clone().map(CallerToken::try_new).transpose()?.map(Arc::new);
+        if let Some(token) = &quit_token {
+            tasks.spawn("quit-token", token.follow());
+        }
+        let shown = Shown {
+            credentials: roster.clone(),
+            standing: standing.clone(),
+            proxy: Arc::clone(&proxy),
+            drain: drain.clone(),
+            clock,
+            dial,
+        };
+        let admin = Arc::new(Admin::new(&compiled.admin, shown, registry, quit_token));
+        let teller = Teller::default();
+        let settings = compiled.server;
+        let live = Live { proxy, parts, roster, ground, listeners, settings, at_start, standing, teller };
+        Ok(Self { live, opened, admin, admin_listener, health_listener, drain, tasks, reloader: None })
+    }
+
+    /// Takes up the configs that `reloader` finds while it runs.
+    #[must_use]
+    pub fn reloading(self, reloader: Reloader) -> Self {
+        Self { reloader: Some(reloader), ..self }
+    }
+
+    /// Says to `tell` what it is about to do.
+    #[must_use]
+    pub fn telling(mut self, tell: impl Fn(Phase) + Send + Sync + 'static) -> Self {
+        self.live.teller = Teller::new(tell);
+        self
     }
 
     /// Where it listens.
     pub fn addresses(&self) -> Addresses {
-        Addresses {
-            proxy: self.mains.iter().map(Listener::address).collect(),
-            sockets: self.settings.sockets.clone(),
-            own: self.owns.iter().map(|(configured, listener)| (*configured, listener.address())).collect(),
-            admin: self.admin_listener.address(),
-            health: self.health_listener.as_ref().map(Listener::address),
-        }
+        self.opened.addresses(self.admin_listener.address(), self.health_listener.as_ref().map(Listener::address))
     }
 
     /// The credentials that are being fetched.
     pub fn credentials(&self) -> Vec<Arc<dyn Credential>> {
-        self.admin.credentials().to_vec()
+        self.live.roster.all().to_vec()
     }
 
     /// Answers until `stop`, then drains; `hurry` ends the draining at once.
     pub async fn run(self, stop: impl Future<Output = ()>, hurry: impl Future<Output = ()>) -> Ended {
-        let Self { settings, proxy, admin, mains, tls, owns, admin_listener, health_listener, drain, tasks, .. } = self;
-        let timers = Timers { head: settings.header_timeout, idle: settings.idle_timeout };
-        let places = Arc::new(Semaphore::new(settings.max_connections));
-        let terms = Terms { timers, places, drain: drain.clone() };
-        let service = |own: Option<SocketAddr>| {
-            let proxy = Arc::clone(&proxy);
-            move |arrival: Arrival| {
-                let proxy = Arc::clone(&proxy);
-                async move { proxy.serve(arrival, own).await }
-            }
-        };
-        #[cfg(unix)]
-        for socket in self.sockets {
-            tracing::info!(listener = "socket", path = %socket.path().display(), "listening");
-            tasks.spawn("listener", socket.serve(terms.clone(), service(None)));
-        }
-        let mains = mains.into_iter().map(|listener| ("proxy", None, listener));
-        let owns = owns.into_iter().map(|(configured, listener)| ("route", Some(configured), listener));
-        for (name, own, listener) in mains.chain(owns) {
-            tracing::info!(listener = name, address = %listener.address(), "listening");
-            tasks.spawn("listener", listener.serve(terms.clone(), tls.clone(), service(own)));
-        }
+        let Self { mut live, opened, admin, admin_listener, health_listener, drain, tasks, reloader } = self;
+        live.begin(opened);
         // The admin port answers until the very end, so that a probe sees the drain.
         let admin_drain = Drain::default();
         let health = health_listener.map(|listener| ("health", Pages::Probes, listener));
@@ -260,13 +249,24 @@ impl Sidecar {
                 async move { admin.answer(arrival, pages) }
             };
             let places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS));
-            let terms = Terms { timers: ADMIN_TIMERS, places, drain: admin_drain.clone() };
-            tasks.spawn("admin", listener.serve(terms, None, service));
+            let terms = Terms { timers: ADMIN_TIMERS, places, tls: None, drain: admin_drain.clone() };
+            tasks.spawn("admin", listener.serve(watch::channel(terms).1, service));
         }
+        let (first_tries, teller) = (Arc::clone(&admin), live.teller.clone());
+        tasks.spawn("ready", async move {
+            first_tries.first_tries().await;
+            teller.tell(Phase::Ready);
+        });
 
-        stop.await;
-        tracing::info!(limit = ?settings.drain_timeout, "stopping: no longer ready, waiting for requests to end");
-        let cut = drain.run(settings.drain_timeout, settings.quiet, hurry).await;
+        tokio::select! {
+            () = stop => {}
+            () = admin.quit() => {}
+            () = live.follow(reloader) => {}
+        }
+        live.teller.tell(Phase::Stopping);
+        let (limit, quiet) = (live.settings.drain_timeout, live.settings.quiet);
+        tracing::info!(?limit, "stopping: no longer ready, waiting for requests to end");
+        let cut = drain.run(limit, quiet, hurry).await;
         tasks.stop().await;
         // Probes are answered in an instant: nothing is lost by not waiting.
         admin_drain.run(Duration::ZERO, Duration::ZERO, std::future::ready(())).await;

@@ -4,6 +4,8 @@
 //! variables. Loopback and metadata addresses are never proxied: a credential endpoint asked through a proxy gives a
 //! machine's keys away. Nothing here dials. Imports `secret`.
 
+pub mod bounds;
+
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -5,19 +5,21 @@
 //!
 //! | rank | modules |
 //! | --- | --- |
-//! | 0 | [`units`], [`secret`], [`clock`], [`tasks`], [`message`]: values and rules; [`tls`]: who is trusted |
+//! | 0 | [`units`], [`secret`], [`clock`], [`tasks`], [`message`], [`capacity`]: values and rules; [`tls`]: who is trusted |
 //! | 1 | [`telemetry`], [`egress`], [`diagnosis`]: what is said, which proxy leads out, why something failed |
 //! | 2 | [`route`]: where requests go |
 //! | 3 | [`auth`]: credentials and what they add; [`server`]: sockets, connections, drain |
 //! | 4 | [`proxy`]: the way of a request |
 //! | 5 | [`admin`]: probes and metrics |
 //! | 6 | [`config`]: the file, and all that can be wrong with it |
-//! | 7 | [`app`]: everything put together |
-//! | 8 | [`cli`]: arguments, environment, exit codes |
+//! | 7 | [`reload`]: when a config takes the place of another |
+//! | 8 | [`app`]: everything put together |
+//! | 9 | [`cli`]: arguments, environment, exit codes |
 
 pub mod admin;
 pub mod app;
 pub mod auth;
+pub mod capacity;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -25,6 +27,7 @@ pub mod diagnosis;
 pub mod egress;
 pub mod message;
 pub mod proxy;
+pub mod reload;
 pub mod route;
 pub mod secret;
 pub mod server;

@@ -3,11 +3,14 @@
 //! There is one crypto provider in the process (aws-lc-rs) and it is passed explicitly; certificate checks cannot be
 //! switched off. Imports nothing of ours.
 
+pub mod developer;
+pub mod minting;
 pub mod serving;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use aws_lc_rs::digest::{Context, SHA256, digest};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
@@ -73,10 +76,29 @@ pub enum TlsError {
         "no root certificates: the system has none (install ca-certificates or set SSL_CERT_FILE) and no ca_file is configured"
     )]
     NoRoots,
+    /// A certificate that cannot be read as an authority's.
+    #[error("{} is not the certificate of an authority", .0.display())]
+    NotAnAuthority(PathBuf),
+    /// A key of a kind that certificates are not signed with here.
+    #[error("{} holds a key that cannot sign certificates", .0.display())]
+    NotASigner(PathBuf),
+    /// A host that cannot be written into a certificate.
+    #[error("making a certificate for \"{host}\"")]
+    Minting {
+        /// The host, or all of them.
+        host: String,
+        /// Why.
+        #[source]
+        source: rcgen::Error,
+    },
     /// The provider lacks the protocol versions we ask for; cannot happen with the provider we ship.
     #[error("setting up TLS 1.2 and 1.3")]
     Versions(#[source] rustls::Error),
 }
+
+/// What the files of [`ClientSettings`] held at one time; equal if they held the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fingerprint([u8; 32]);
 
 /// The system's root certificates, read once: 145 of them take 3 ms, and every upstream shares them.
 #[derive(Clone, Debug)]
@@ -92,6 +114,9 @@ impl TlsError {
                 "holds no private key".to_owned()
             }
             Self::NoCertificate(_) => "holds no certificate".to_owned(),
+            Self::NotAnAuthority(_) => "is not the certificate of an authority".to_owned(),
+            Self::NotASigner(_) => "is not a key that can sign certificates".to_owned(),
+            Self::Minting { host, source } => format!("cannot vouch for \"{host}\": {source}"),
             Self::Pem { .. } => "is not a whole PEM file".to_owned(),
             Self::Unusable { source: rustls::Error::InconsistentKeys(_), .. } => {
                 "does not belong to its private key".to_owned()
@@ -103,6 +128,17 @@ impl TlsError {
 }
 
 impl ClientSettings {
+    /// The files that it names.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        let identity = self.identity.iter().flat_map(|identity| [&identity.cert, &identity.key]);
+        self.ca_file.iter().chain(identity).map(PathBuf::as_path)
+    }
+
+    /// What its files hold now. Blocks while it reads them.
+    pub fn fingerprint(&self) -> Fingerprint {
+        fingerprint(self.files())
+    }
+
     /// Reads the files and throws them away: whether a [`ClientConfig`] could be made of them.
     ///
     /// # Errors
@@ -172,6 +208,21 @@ impl SystemRoots {
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
         Ok(config)
     }
+}
+
+/// What `files` hold now. Blocks while it reads them.
+pub fn fingerprint<'a>(files: impl Iterator<Item = &'a Path>) -> Fingerprint {
+    let mut all = Context::new(&SHA256);
+    for file in files {
+        match std::fs::read(file).map(zeroize::Zeroizing::new) {
+            Ok(content) => all.update(digest(&SHA256, &content).as_ref()),
+            // One that is not there differs from one of any content.
+            Err(_) => all.update(&[0]),
+        }
+    }
+    let mut sum = [0; 32];
+    sum.copy_from_slice(all.finish().as_ref());
+    Fingerprint(sum)
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {

@@ -17,7 +17,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use countersign::config::raw::{Key, SECTIONS, Section, Type};
-use countersign::config::{Compiled, Environment, Report, Source, load};
+use countersign::config::{Compiled, Environment, Hash, Report, Source, load};
+use countersign::tls::developer;
 
 /// In place of the folder that a run happens to use.
 const FOLDER: &str = "/etc/countersign";
@@ -62,7 +63,39 @@ fn files() -> tempfile::TempDir {
             fs::set_permissions(&copy, fs::Permissions::from_mode(if open { 0o644 } else { 0o600 })).unwrap();
         }
     }
+    // These end, so they cannot be kept. The one that has ended is always the same but for its key.
+    let now = countersign::clock::Clock::system().now().wall;
+    let then = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_hours(416_666);
+    let soon = now - developer::LIFE + std::time::Duration::from_hours(24 * 10);
+    let hosts = ["abc123", "def456", "ghi789"].map(|api| format!("{api}.execute-api.eu-west-1.amazonaws.com"));
+    for (name, from) in [("ca", now), ("ended", then), ("future", now + developer::LIFE), ("soon", soon)] {
+        let made = developer::create(&hosts, from).unwrap();
+        fs::write(folder.path().join(format!("{name}.pem")), made.certificate).unwrap();
+        let key = folder.path().join(format!("{name}-key.pem"));
+        fs::write(&key, &*made.key).unwrap();
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+        }
+    }
     folder
+}
+
+#[test]
+fn an_authority_outside_its_time_is_told_of() {
+    let folder = files();
+    let reported = |name: &str| {
+        let text = format!(
+            "[proxy.forward]\nconnect = \"intercept\"\nca_cert = \"{name}.pem\"\nca_key = \"{name}-key.pem\"\n\
+             [[route]]\nauth = \"none\"\nupstream = \"https://abc123.execute-api.eu-west-1.amazonaws.com\"\n"
+        );
+        rendered(load_text("c", &text, folder.path()), folder.path())
+    };
+    assert_eq!(reported("ca").trim(), "");
+    assert!(reported("ended").contains("error: `ca_cert` has expired"));
+    assert!(reported("future").contains("error: `ca_cert` does not count before"));
+    assert!(reported("soon").contains("warning: `ca_cert` expires soon"));
 }
 
 fn load_text(name: &str, text: &str, folder: &Path) -> Result<Compiled, Report> {
@@ -259,15 +292,20 @@ fn uncommented(mark: &str) -> String {
 #[test]
 fn the_reference_works_as_it_is_and_with_its_defaults_and_examples_written_out() {
     let folder = files();
-    let plain = load_text("config.example.toml", &example(), folder.path()).unwrap_or_else(|report| panic!("{report}"));
+    // Texts that mean the same still have hashes of their own.
+    let load = |text: &str| {
+        let compiled =
+            load_text("config.example.toml", text, folder.path()).unwrap_or_else(|report| panic!("{report}"));
+        Compiled { hash: Hash::default(), ..compiled }
+    };
+    let plain = load(&example());
     assert!(plain.warnings.is_empty(), "{:?}", plain.warnings);
     assert_eq!((plain.routes.len(), plain.schemes.len()), (3, 3));
     assert!(!format!("{plain:?}").contains("hunter2"), "Debug prints a secret: {plain:?}");
     let written = uncommented("#");
     assert!(written.contains("\nlisten = [") && written.contains("\npath = \"/\""));
-    let written = load_text("config.example.toml", &written, folder.path()).unwrap_or_else(|report| panic!("{report}"));
+    let written = load(&written);
     assert_eq!(format!("{plain:?}"), format!("{written:?}"));
-    let all =
-        load_text("config.example.toml", &uncommented("# "), folder.path()).unwrap_or_else(|report| panic!("{report}"));
+    let all = load(&uncommented("# "));
     assert_eq!(all.routes[0].max_in_flight, Some(256));
 }

@@ -11,7 +11,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// Paths of third-party crates, and where alone they may be named: files or folders of `src/`.
-const ROOMS: [(&[&str], &[&str]); 19] = [
+const ROOMS: [(&[&str], &[&str]); 22] = [
     (&["reqwest"], &["auth/"]),
     // The one error of a client that cannot be built; a wrapper would only rename it.
     (&["reqwest", "Error"], &["auth/", "app.rs"]),
@@ -25,12 +25,16 @@ const ROOMS: [(&[&str], &[&str]); 19] = [
     (&["aws_smithy_types"], &["auth/", "proxy/explain.rs"]),
     (&["crypto_bigint"], &["auth/srp.rs"]),
     (&["clap"], &["cli/"]),
-    (&["rustix"], &["cli/exec.rs"]),
+    (&["listenfd"], &["cli/"]),
+    (&["sd_notify"], &["cli/"]),
     (&["toml"], &["config/"]),
     (&["annotate_snippets"], &["config/"]),
     (&["strsim"], &["config/"]),
     (&["tracing_subscriber"], &["telemetry/"]),
     (&["hyper", "client"], &["proxy/pool/"]),
+    (&["h2"], &["proxy/pool/"]),
+    // Resource limits, and signals that are passed on.
+    (&["rustix"], &["capacity.rs", "cli/exec.rs"]),
     (&["hyper", "server"], &["server/"]),
     (&["arc_swap"], &["proxy/", "auth/refreshing.rs", "tls/serving.rs"]),
 ];

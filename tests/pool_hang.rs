@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use countersign::message::body::{OutboundBody, Upload};
-use countersign::proxy::pool::{Connections, Pool, Reuse, Sent};
+use countersign::proxy::pool::{Connections, Names, Pool, Reuse, Sent};
 use countersign::route::Origin;
 use countersign::route::upstream::HostPort;
 use countersign::tasks::Tasks;
@@ -54,7 +54,7 @@ impl Outcomes {
             None => self.answered += 1,
             Some(Sent::Nothing(_)) => self.unsent += 1,
             Some(Sent::OnReusedConnection) => self.on_reused += 1,
-            Some(Sent::Something) => panic!("the first request of a connection failed"),
+            Some(Sent::Something | Sent::Unprocessed) => panic!("the first request of a connection failed"),
         }
     }
 
@@ -103,12 +103,15 @@ async fn connections(tasks: &Tasks) -> (Pool, Arc<Connections>) {
         via: None,
         server_name: "upstream.test".into(),
         tls: ClientSettings::default(),
+        dns_timeout: minute,
         connect_timeout: minute,
+        ping_interval: minute,
+        ping_timeout: minute,
         tls_timeout: minute,
         pool_idle_timeout: minute,
         max_connection_age: minute,
     };
-    let pool = Pool::new(SystemRoots::load(), tasks.clone());
+    let pool = Pool::new(SystemRoots::load(), tasks.clone(), Names::system());
     let connections = pool.origin(&origin).unwrap();
     (pool, connections)
 }

@@ -1,6 +1,7 @@
 //! From specs to schemes: which credentials there are, what they are fetched with, and which share one cache.
 //!
-//! Two credentials are one when their settings are equal as a whole. Imports `clock`, `tasks`.
+//! Two credentials are one when their settings are equal as a whole. So a config that takes the place of another keeps
+//! what both have, with all that has been fetched: see [`Builder::succeed`]. Imports `clock`, `tasks`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -41,21 +42,33 @@ pub struct Means {
 pub struct Builder {
     means: Means,
     json: AwsJson,
+    known: Known,
+    /// What the config before had.
+    before: Known,
+    built: Schemes,
+}
+
+/// Credentials by their settings.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
     users: HashMap<CognitoUser, Arc<Refreshing<CognitoUserSource>>>,
     clients: HashMap<ClientCredentials, Arc<Refreshing<ClientCredentialsSource>>>,
     sources: HashMap<(AwsSource, String), Arc<Refreshing<ProviderSource>>>,
     roles: HashMap<AwsCredentials, Arc<Refreshing<ProviderSource>>>,
     fields: HashMap<SecretSource, Arc<Refreshing<FieldSource>>>,
-    built: Schemes,
 }
 
 impl Builder {
     /// A builder whose credentials are fetched with `means`.
     pub fn new(means: Means) -> Self {
         let json = AwsJson::new(means.control.clone(), means.clock.clone());
-        let (clients, users, fields) = (HashMap::new(), HashMap::new(), HashMap::new());
-        let (sources, roles) = (HashMap::new(), HashMap::new());
-        Self { means, json, users, clients, sources, roles, fields, built: Schemes::default() }
+        Self { means, json, known: Known::default(), before: Known::default(), built: Schemes::default() }
+    }
+
+    /// Keeps those of `before` that are wanted again, with what they hold. They must have been built with equal means.
+    #[must_use]
+    pub fn succeed(self, before: Known) -> Self {
+        Self { before, ..self }
     }
 
     /// Builds all of `specs` and `fields`, in order.
@@ -85,16 +98,18 @@ impl Builder {
             let value = self.field(field);
             self.built.fields.push(value);
         }
+        self.built.known = self.known;
         self.built
     }
 
     fn field(&mut self, field: &SecretField) -> Arc<Refreshing<FieldSource>> {
-        if let Some(shared) = self.fields.get(&field.secret) {
+        if let Some(shared) = self.known.fields.get(&field.secret) {
             return Arc::clone(shared);
         }
         let source = FieldSource::new(Arc::clone(&field.name), self.reader(&field.name, &field.secret));
-        let value = self.start(Arc::clone(&field.name), source);
-        self.fields.insert(field.secret.clone(), Arc::clone(&value));
+        let kept = self.before.fields.remove(&field.secret);
+        let value = self.start(Arc::clone(&field.name), kept, source);
+        self.known.fields.insert(field.secret.clone(), Arc::clone(&value));
         value
     }
 
@@ -117,19 +132,20 @@ impl Builder {
     }
 
     fn client(&mut self, name: &Arc<str>, client: &ClientCredentials) -> Arc<Refreshing<ClientCredentialsSource>> {
-        if let Some(shared) = self.clients.get(client) {
+        if let Some(shared) = self.known.clients.get(client) {
             return Arc::clone(shared);
         }
         let secret = self.reader(name, &client.client_secret);
         let source = ClientCredentialsSource::new(self.means.control.clone(), client.clone(), secret);
-        let token = self.start(Arc::clone(name), source);
-        self.clients.insert(client.clone(), Arc::clone(&token));
+        let kept = self.before.clients.remove(client);
+        let token = self.start(Arc::clone(name), kept, source);
+        self.known.clients.insert(client.clone(), Arc::clone(&token));
         token
     }
 
     /// One login for the access and the ID token, and for an identity pool.
     fn user(&mut self, name: &Arc<str>, user: &CognitoUser) -> Arc<Refreshing<CognitoUserSource>> {
-        if let Some(shared) = self.users.get(user) {
+        if let Some(shared) = self.known.users.get(user) {
             return Arc::clone(shared);
         }
         let keys = match &user.flow {
@@ -145,8 +161,9 @@ impl Builder {
             totp_seed: self.optional_reader(name, user.totp_seed.as_ref()),
         };
         let source = CognitoUserSource::new(user.clone(), readers, self.json.clone(), self.means.clock.clone(), keys);
-        let login = self.start(Arc::clone(name), source);
-        self.users.insert(user.clone(), Arc::clone(&login));
+        let kept = self.before.users.remove(user);
+        let login = self.start(Arc::clone(name), kept, source);
+        self.known.users.insert(user.clone(), Arc::clone(&login));
         login
     }
 
@@ -159,7 +176,7 @@ impl Builder {
         for (index, role) in roles.iter().enumerate() {
             let so_far = roles.get(..=index).unwrap_or(roles).to_vec();
             let link = AwsCredentials { source: source.clone(), roles: so_far };
-            if let Some(shared) = self.roles.get(&link) {
+            if let Some(shared) = self.known.roles.get(&link) {
                 keys = Arc::clone(shared);
                 continue;
             }
@@ -167,8 +184,9 @@ impl Builder {
             let name = if last { Arc::clone(name) } else { format!("{name} (role {})", index + 1).into() };
             let sts = self.sts(&role.region, role.endpoint.as_deref());
             let source = Provider::Role(Box::new(Role::new(role.clone(), keys, sts.clone())));
-            keys = self.start(name, ProviderSource::new(source, sts));
-            self.roles.insert(link, Arc::clone(&keys));
+            let kept = self.before.roles.remove(&link);
+            keys = self.start(name, kept, ProviderSource::new(source, sts));
+            self.known.roles.insert(link, Arc::clone(&keys));
         }
         keys
     }
@@ -183,13 +201,14 @@ impl Builder {
         // is of its own pool's region, wherever it signs.
         let region = if let AwsSource::IdentityPool(pool) = wanted { &pool.region } else { region };
         let key = (wanted.clone(), region.to_owned());
-        if let Some(shared) = self.sources.get(&key) {
+        if let Some(shared) = self.known.sources.get(&key) {
             return Arc::clone(shared);
         }
         let provider = self.provider(name, wanted, region);
         let source = ProviderSource::new(provider, self.sts(region, None));
-        let keys = self.start(Arc::clone(name), source);
-        self.sources.insert(key, Arc::clone(&keys));
+        let kept = self.before.sources.remove(&key);
+        let keys = self.start(Arc::clone(name), kept, source);
+        self.known.sources.insert(key, Arc::clone(&keys));
         keys
     }
 
@@ -232,12 +251,20 @@ impl Builder {
         }))
     }
 
-    fn start<S: Source>(&mut self, name: Arc<str>, source: S) -> Arc<Refreshing<S>> {
+    /// The credential that was `kept`, or else a new one of `source`. Whatever the kept one reads is kept with it: its
+    /// settings are part of its own.
+    fn start<S: Source>(&mut self, name: Arc<str>, kept: Option<Arc<Refreshing<S>>>, source: S) -> Arc<Refreshing<S>> {
         // One auth used in two regions is two credentials; logs and metrics must tell them apart.
         let taken = |name: &str| self.built.credentials.iter().any(|credential| *credential.status().name == *name);
         let mut numbered = (2..).map(|number| Arc::from(format!("{name} ({number})")));
         let name = if taken(&name) { numbered.find(|name: &Arc<str>| !taken(name)).unwrap_or(name) } else { name };
-        let credential = Refreshing::start(name, source, self.means.clock.clone(), &self.means.tasks);
+        let credential = match kept {
+            Some(kept) => {
+                kept.rename(name);
+                kept
+            }
+            None => Refreshing::start(name, source, self.means.clock.clone(), &self.means.tasks),
+        };
         let status: Arc<dyn Credential> = Arc::<Refreshing<S>>::clone(&credential);
         self.built.credentials.push(status);
         credential

@@ -3,7 +3,6 @@
 //! Imports `auth::refreshing`.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use prometheus_client::collector::Collector;
@@ -13,25 +12,24 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
-use super::Credential;
-use super::refreshing::Status;
+use super::Roster;
 
 /// Shows all credentials of a config. One label value a credential.
 #[derive(Debug)]
 pub struct CredentialMetrics {
-    credentials: Vec<Arc<dyn Credential>>,
+    credentials: Roster,
 }
 
 impl CredentialMetrics {
     /// Shows these.
-    pub fn new(credentials: Vec<Arc<dyn Credential>>) -> Self {
+    pub fn new(credentials: Roster) -> Self {
         Self { credentials }
     }
 }
 
 impl Collector for CredentialMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let statuses: Vec<Status> = self.credentials.iter().map(|credential| credential.status()).collect();
+        let statuses = self.credentials.statuses();
         let mut family = encoder.encode_descriptor(
             "credential_usable",
             "1 if a request would get it now",
@@ -51,6 +49,19 @@ impl Collector for CredentialMetrics {
             let since = end.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
             let labels = [("credential", &*status.name)];
             ConstGauge::new(since.as_secs_f64()).encode(family.encode_family(&labels)?)?;
+        }
+        let help = "1 if the last try to get one failed, whether or not an older one is still good";
+        let mut family = encoder.encode_descriptor("credential_failing", help, None, MetricType::Gauge)?;
+        for status in &statuses {
+            let labels = [("credential", &*status.name)];
+            ConstGauge::new(i64::from(status.failure.is_some())).encode(family.encode_family(&labels)?)?;
+        }
+        let help = "Since the credential held was fetched";
+        let mut family = encoder.encode_descriptor("credential_age", help, Some(&unit), MetricType::Gauge)?;
+        for status in &statuses {
+            let Some(age) = status.age else { continue };
+            let labels = [("credential", &*status.name)];
+            ConstGauge::new(age.as_secs_f64()).encode(family.encode_family(&labels)?)?;
         }
         let help = "Tries to get a credential, by how they ended";
         let mut family = encoder.encode_descriptor("credential_fetches", help, None, MetricType::Counter)?;

@@ -29,12 +29,13 @@ pub mod totp;
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use http::{HeaderName, HeaderValue};
+use tokio::time::Instant;
 
-pub use self::builder::{Builder, Means};
+pub use self::builder::{Builder, Known, Means};
 
 use self::aws::ProviderSource;
 use self::cognito_user::CognitoUserSource;
@@ -67,11 +68,11 @@ enum Token {
 }
 
 impl Token {
-    async fn get(&self) -> Result<Lease<Secret>, Unavailable> {
+    async fn get(&self, limit: Duration) -> Result<Lease<Secret>, Unavailable> {
         match self {
-            Self::Client(client) => client.get().await,
+            Self::Client(client) => client.get_within(limit).await,
             Self::User(login, which) => {
-                let Lease { value, generation } = login.get().await?;
+                let Lease { value, generation } = login.get_within(limit).await?;
                 Ok(Lease { value: value.get(*which).clone(), generation })
             }
         }
@@ -93,6 +94,11 @@ impl Token {
 }
 
 impl Scheme {
+    /// Its name in the config.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
     /// What must be settled before [`Scheme::authorize`].
     pub fn coverage(&self) -> Coverage {
         match &self.grants {
@@ -101,21 +107,28 @@ impl Scheme {
         }
     }
 
-    /// What to add to `request`. `now` is asked once the credential is there, right before the signature.
+    /// What to add to `request`; a credential that is being fetched is waited for, `limit` at most. `now` is asked once
+    /// it is there, right before the signature.
     ///
     /// # Errors
     /// [`AuthError`]: no credential, or a request that cannot be signed.
-    pub async fn authorize(&self, request: &Unsigned<'_>, now: impl Fn() -> SystemTime) -> Result<Grant, AuthError> {
+    pub async fn authorize(
+        &self,
+        request: &Unsigned<'_>,
+        limit: Duration,
+        now: impl Fn() -> SystemTime,
+    ) -> Result<Grant, AuthError> {
         match &self.grants {
             Grants::Bearer { token, header, scheme } => {
-                let lease = token.get().await.map_err(|missing| self.unavailable(missing))?;
+                let lease = token.get(limit).await.map_err(|missing| self.unavailable(missing))?;
                 let value = bearer(header, scheme, &lease.value)?;
                 Ok(Grant::new(vec![(header.clone(), value)], lease.generation))
             }
             Grants::SigV4 { keys, scope } => {
-                let lease = keys.get().await.map_err(|missing| self.unavailable(missing))?;
+                let lease = keys.get_within(limit).await.map_err(|missing| self.unavailable(missing))?;
+                let begun = Instant::now();
                 let fields = sigv4::authorize(request, &lease.value.identity, scope, now())?;
-                Ok(Grant::new(fields, lease.generation))
+                Ok(Grant::signed(fields, lease.generation, begun.elapsed()))
             }
         }
     }
@@ -160,6 +173,43 @@ pub struct Schemes {
     pub fields: Vec<Arc<Refreshing<FieldSource>>>,
     /// Each credential once.
     pub credentials: Vec<Arc<dyn Credential>>,
+    /// The same by their settings, for a config that takes this one's place.
+    pub known: Known,
+}
+
+/// Returns once the first try of each has ended, well or not.
+pub async fn tried(credentials: &[Arc<dyn Credential>]) {
+    for credential in credentials {
+        credential.tried().await;
+    }
+}
+
+/// The credentials of the config that is served now.
+#[derive(Clone, Debug, Default)]
+pub struct Roster(Arc<Mutex<All>>);
+
+type All = Arc<[Arc<dyn Credential>]>;
+
+impl Roster {
+    /// These credentials.
+    pub fn new(credentials: Vec<Arc<dyn Credential>>) -> Self {
+        Self(Arc::new(Mutex::new(credentials.into())))
+    }
+
+    /// Has these take the place of those before.
+    pub fn replace(&self, credentials: Vec<Arc<dyn Credential>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = credentials.into();
+    }
+
+    /// All of them.
+    pub fn all(&self) -> All {
+        Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// How each fares.
+    pub fn statuses(&self) -> Vec<Status> {
+        self.all().iter().map(|credential| credential.status()).collect()
+    }
 }
 
 /// A credential, whatever its kind.

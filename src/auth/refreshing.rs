@@ -130,7 +130,8 @@ pub struct Unavailable {
 
 /// A credential that stays fresh.
 pub struct Refreshing<S: Source> {
-    name: Arc<str>,
+    /// What logs and metrics call it: a reload may rename what it keeps.
+    name: ArcSwap<Arc<str>>,
     source: S,
     clock: Clock,
     state: ArcSwap<State<S::Value>>,
@@ -174,7 +175,7 @@ impl<S: Source> Refreshing<S> {
     /// Starts the task that keeps the credential fresh; the first fetch begins at once. Dropping the last handle ends it.
     pub fn start(name: Arc<str>, source: S, clock: Clock, tasks: &Tasks) -> Arc<Self> {
         let credential = Arc::new(Self {
-            name,
+            name: ArcSwap::from_pointee(name),
             source,
             clock,
             state: ArcSwap::from_pointee(State { held: None, failure: None }),
@@ -187,6 +188,15 @@ impl<S: Source> Refreshing<S> {
         credential
     }
 
+    /// Calls it `name` from now on.
+    pub(super) fn rename(&self, name: Arc<str>) {
+        self.name.store(Arc::new(name));
+    }
+
+    fn name(&self) -> Arc<str> {
+        Arc::clone(&self.name.load())
+    }
+
     /// A credential that is valid now, from memory in all but the first moments and outages.
     ///
     /// # Errors
@@ -195,13 +205,24 @@ impl<S: Source> Refreshing<S> {
     /// # Cancellation
     /// Safe: the fetch goes on for the others.
     pub async fn get(&self) -> Result<Lease<S::Value>, Unavailable> {
+        self.get_within(CREDENTIAL_WAIT).await
+    }
+
+    /// The same with another limit on the wait.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: at once during a hold-off, else after `limit`.
+    ///
+    /// # Cancellation
+    /// As [`Refreshing::get`].
+    pub async fn get_within(&self, limit: Duration) -> Result<Lease<S::Value>, Unavailable> {
         let now = self.clock.now();
         if let Some(held) = &self.state.load().held
             && !held.is_near_end(now)
         {
             return Ok(held.lease.clone());
         }
-        self.wait(now.monotonic + CREDENTIAL_WAIT).await
+        self.wait(now.monotonic + limit).await
     }
 
     /// The upstream refused this credential: it is fetched again soon, but not because of each of many refusals.
@@ -228,7 +249,7 @@ impl<S: Source> Refreshing<S> {
     /// What it reads has changed, so a hold-off means nothing any more.
     fn look_again(&self) {
         let now = self.clock.now().monotonic;
-        tracing::info!(credential = %self.name, "what it is made from has changed; fetching it again");
+        tracing::info!(credential = %self.name(), "what it is made from has changed; fetching it again");
         self.state.rcu(|state| {
             let mut state = State { held: state.held.clone(), failure: state.failure.clone() };
             if let Some(held) = state.held.as_mut().filter(|held| held.expiry.is_none()) {
@@ -273,13 +294,15 @@ impl<S: Source> Refreshing<S> {
         let fetched = self.fetched.load(Ordering::Relaxed);
         let failed = self.failed.load(Ordering::Relaxed);
         Status {
-            name: Arc::clone(&self.name),
+            name: self.name(),
             kind: self.source.describe(),
             about: state.held.as_ref().map(|held| held.about.clone()).unwrap_or_default(),
             life: state.held.as_ref().and_then(|held| held.life),
             usable: state.held.as_ref().is_some_and(|held| held.may_be_used::<S>(now)),
             tried: fetched + failed > 0,
             expires: state.held.as_ref().and_then(|held| held.expiry).map(Expiry::wall),
+            age: state.held.as_ref().map(|held| now.monotonic.saturating_duration_since(held.fetched_at)),
+            retry_in: state.failure.as_ref().map(|failure| failure.retry_at.saturating_duration_since(now.monotonic)),
             failure: state.failure.as_ref().map(|failure| Arc::clone(&failure.cause)),
             fetched,
             failed,
@@ -410,9 +433,9 @@ impl<S: Source> Refreshing<S> {
         }));
         self.fetched.fetch_add(1, Ordering::Relaxed);
         if recovered || generation == 1 {
-            tracing::info!(credential = %self.name, ?life, "credential obtained");
+            tracing::info!(credential = %self.name(), ?life, "credential obtained");
         } else {
-            tracing::debug!(credential = %self.name, ?life, "credential refreshed");
+            tracing::debug!(credential = %self.name(), ?life, "credential refreshed");
         }
     }
 
@@ -435,12 +458,12 @@ impl<S: Source> Refreshing<S> {
         if let Some(old) = old.held.as_ref().filter(|held| held.may_be_used::<S>(now)) {
             let left = old.left(now);
             tracing::warn!(
-                credential = %self.name, error = %chain, cause = likely.code, fix = likely.fix, still_valid_for = ?left,
+                credential = %self.name(), error = %chain, cause = likely.code, fix = likely.fix, still_valid_for = ?left,
                 next_try_in = ?pause, "credential not refreshed"
             );
         } else {
             tracing::error!(
-                credential = %self.name, error = %chain, cause = likely.code, fix = likely.fix, next_try_in = ?pause,
+                credential = %self.name(), error = %chain, cause = likely.code, fix = likely.fix, next_try_in = ?pause,
                 "no credential"
             );
         }
@@ -459,7 +482,7 @@ impl<S: Source> Drop for Refreshing<S> {
 
 impl<S: Source> fmt::Debug for Refreshing<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Refreshing").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Refreshing").field("name", &self.name()).finish_non_exhaustive()
     }
 }
 
@@ -545,5 +568,7 @@ fn back_off(error: &FetchError, in_a_row: u32, longest: Duration) -> Duration {
     pause.max(asked)
 }
 
+#[cfg(test)]
+mod fleet;
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,8 @@
 //!
 //! Imports `message`.
 
+use std::time::Duration;
+
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
@@ -27,17 +29,34 @@ pub struct Unsigned<'a> {
 pub struct Grant {
     fields: Vec<(HeaderName, HeaderValue)>,
     generation: u64,
+    /// What the signature took, where it is one.
+    signing: Option<Duration>,
 }
 
 impl Grant {
     /// A grant of these fields; secret values are marked sensitive by whoever makes them.
     pub(super) fn new(fields: Vec<(HeaderName, HeaderValue)>, generation: u64) -> Self {
-        Self { fields, generation }
+        Self { fields, generation, signing: None }
     }
 
     /// Nothing to add: `auth = "none"`.
     pub fn nothing() -> Self {
-        Self { fields: Vec::new(), generation: 0 }
+        Self::new(Vec::new(), 0)
+    }
+
+    /// A grant that took so long to sign.
+    pub(super) fn signed(fields: Vec<(HeaderName, HeaderValue)>, generation: u64, signing: Duration) -> Self {
+        Self { signing: Some(signing), ..Self::new(fields, generation) }
+    }
+
+    /// What it adds.
+    pub fn names(&self) -> impl Iterator<Item = &HeaderName> {
+        self.fields.iter().map(|(name, _)| name)
+    }
+
+    /// What the signature took; `None` where there is none.
+    pub fn signing(&self) -> Option<Duration> {
+        self.signing
     }
 
     /// Which fetch of the credential it was made with.

@@ -36,6 +36,10 @@ pub struct Status {
     pub tried: bool,
     /// The end of the one held.
     pub expires: Option<SystemTime>,
+    /// How long ago the one held was fetched.
+    pub age: Option<Duration>,
+    /// Until the next try, while the last one failed.
+    pub retry_in: Option<Duration>,
     /// Why the last try failed, until one succeeds.
     pub failure: Option<Arc<FetchError>>,
     /// Successful fetches.

@@ -21,12 +21,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::front::Front;
 use super::origin::{Origin, Ports, Purpose};
-use super::{BAD_CONFIG, FAILED, complain, open_log, runtime};
-use crate::app::Sidecar;
+use super::{BAD_CONFIG, FAILED, complain, open_log, runtime, surroundings};
+use crate::app::{Sidecar, Surroundings};
 use crate::auth::Credential;
 use crate::auth::refreshing::Chain;
 use crate::clock::Clock;
 use crate::config::{Compiled, Environment};
+use crate::server::Handed;
 use crate::units::parse_duration;
 
 /// As shells say it (POSIX 2.8.2).
@@ -69,25 +70,34 @@ pub(super) fn exec(args: &ExecArgs, environment: &Environment) -> ExitCode {
         return complain(&"the config has Unix sockets alone, which no variable can name for the command", BAD_CONFIG);
     }
     compiled.server.quiet = QUIET;
-    if let Err(problem) = open_log(&compiled) {
-        return complain(&problem, FAILED);
-    }
+    let (lines, lost_lines, dial) = match open_log(&compiled) {
+        Ok(opened) => opened,
+        Err(problem) => return complain(&problem, FAILED),
+    };
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => return complain(&format!("starting the runtime: {error}"), FAILED),
     };
-    match runtime.block_on(Box::pin(beside(compiled, args, environment))) {
+    let surroundings = surroundings(lost_lines, dial, Handed::default());
+    let ended = runtime.block_on(Box::pin(beside(compiled, surroundings, args, environment)));
+    lines.flush();
+    match ended {
         Ok(code) => ExitCode::from(code),
         Err(error) => complain(&format!("cannot start: {error}"), FAILED),
     }
 }
 
 /// Runs the command while the proxy runs; returns the command's exit code.
-async fn beside(compiled: Compiled, args: &ExecArgs, environment: &Environment) -> Result<u8, String> {
+async fn beside(
+    compiled: Compiled,
+    surroundings: Surroundings,
+    args: &ExecArgs,
+    environment: &Environment,
+) -> Result<u8, String> {
     let mut signals = Signals::register().map_err(|error| format!("registering for signals: {error}"))?;
     let front = Front::of(&compiled);
     let sidecar =
-        Box::pin(Sidecar::bind(compiled, Clock::system())).await.map_err(|error| Chain(&error).to_string())?;
+        Box::pin(Sidecar::bind_in(compiled, surroundings)).await.map_err(|error| Chain(&error).to_string())?;
     let credentials = sidecar.credentials();
     let variables = sidecar.addresses().proxy.first().map(|listener| front.variables(*listener, environment));
     let (stop, hurry) = (CancellationToken::new(), CancellationToken::new());

@@ -3,6 +3,7 @@
 //! Exit codes: 0 done or drained clean, 1 failed run, 3 requests were cut at the drain deadline, 64 bad flags, 78 bad
 //! config; those of its command for `exec`. Imports everything; nothing imports it but `main`.
 
+mod ca;
 mod document;
 mod draft;
 mod env;
@@ -13,11 +14,13 @@ mod init;
 mod migrate;
 mod origin;
 mod source;
+mod systemd;
 mod wait;
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -29,11 +32,16 @@ use self::init::InitArgs;
 use self::migrate::MigrateArgs;
 use self::origin::{ConfigFile, Origin, Purpose};
 use self::wait::WaitArgs;
-use crate::app::{Ended, Sidecar, try_credentials};
+use crate::app::{Ended, Sidecar, Surroundings, try_credentials};
 use crate::auth::refreshing::Chain;
+use crate::capacity::Machine;
 use crate::clock::Clock;
 use crate::config::{self, Compiled, Environment};
 use crate::proxy::explain::explain;
+use crate::reload::Reloader;
+use crate::server::Handed;
+use crate::telemetry::level::Dial;
+use crate::telemetry::lines::{Lines, LostLines};
 
 const FAILED: u8 = 1;
 const CUT: u8 = 3;
@@ -68,6 +76,9 @@ enum Command {
     Init(Box<InitArgs>),
     /// Print the config that does what flags of aws-sigv4-proxy did.
     Migrate(MigrateArgs),
+    /// The developer's own authority, for `connect = "intercept"` in [proxy.forward].
+    #[command(subcommand)]
+    Ca(ca::Ca),
 }
 
 #[derive(Args, Debug)]
@@ -145,7 +156,9 @@ pub fn main() -> ExitCode {
     };
     let environment = source::environment();
     match cli.command {
-        Command::Run(origin) => with_config(&origin, &environment, run),
+        Command::Run(origin) => {
+            with_config(&origin, &environment, |compiled| run(compiled, origin.file(&environment), &environment))
+        }
         Command::Check(args) => with_config(&args.origin, &environment, |compiled| check(&compiled, args.online)),
         Command::Explain(args) => with_config(&args.origin, &environment, |compiled| {
             explain_request(&compiled, args.method, args.url, args.headers)
@@ -156,6 +169,7 @@ pub fn main() -> ExitCode {
         Command::Env(args) => env::env(&args, &environment),
         Command::Init(args) => init::init(&args, &environment),
         Command::Migrate(args) => migrate::migrate(&args, &environment),
+        Command::Ca(command) => ca::main(&command, &environment),
     }
 }
 
@@ -178,39 +192,58 @@ fn health(args: &HealthcheckArgs, environment: &Environment) -> ExitCode {
     }
 }
 
-fn run(compiled: Compiled) -> ExitCode {
-    if let Err(problem) = open_log(&compiled) {
-        return complain(&problem, FAILED);
-    }
+fn run(compiled: Compiled, file: Option<PathBuf>, environment: &Environment) -> ExitCode {
+    let (lines, lost_lines, dial) = match open_log(&compiled) {
+        Ok(opened) => opened,
+        Err(problem) => return complain(&problem, FAILED),
+    };
+    let handed = systemd::handed();
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => return complain(&format!("starting the runtime: {error}"), FAILED),
     };
     let ended = runtime.block_on(async {
         let (stop, hurry) = source::signals()?;
-        let sidecar =
-            Box::pin(Sidecar::bind(compiled, Clock::system())).await.map_err(|error| Chain(&error).to_string())?;
+        let reloader = Reloader::new(file, &compiled, environment.clone(), source::hangups()?);
+        let surroundings = surroundings(lost_lines, dial, handed?);
+        let sidecar = Box::pin(Sidecar::bind_in(compiled, surroundings));
+        let sidecar = sidecar.await.map_err(|error| Chain(&error).to_string())?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "started");
-        Ok::<Ended, String>(sidecar.run(stop, hurry).await)
+        Ok::<Ended, String>(sidecar.reloading(reloader).telling(systemd::tell).run(stop, hurry).await)
     });
-    match ended {
+    let code = match ended {
         Ok(Ended { cut: 0 }) => ExitCode::SUCCESS,
         Ok(Ended { cut: _ }) => ExitCode::from(CUT),
         Err(error) => {
             tracing::error!(error, "cannot start");
             ExitCode::from(FAILED)
         }
-    }
+    };
+    lines.flush();
+    code
 }
 
-/// Has log lines go to standard error from now on, and the config's warnings among them.
-fn open_log(compiled: &Compiled) -> Result<(), &'static str> {
-    let subscriber = compiled.log.subscriber(io::stderr);
-    tracing::subscriber::set_global_default(subscriber).map_err(|_set| "a log is set up already")?;
+/// Has log lines go to standard error from now on, and the config's warnings among them. What has not gone out when the
+/// program ends is to be flushed.
+fn open_log(compiled: &Compiled) -> Result<(Lines, LostLines, Dial), String> {
+    let (lines, lost_lines) = Lines::start(io::stderr()).map_err(|error| format!("starting the log: {error}"))?;
+    let (subscriber, dial) = compiled.log.adjustable(lines.clone(), source::look());
+    tracing::subscriber::set_global_default(subscriber).map_err(|_set| "a log is set up already".to_owned())?;
     for warning in &compiled.warnings {
         tracing::warn!(warning = %warning, "config");
     }
-    Ok(())
+    Ok((lines, lost_lines, dial))
+}
+
+/// This machine as the proxy finds it.
+fn surroundings(lost_lines: LostLines, dial: Dial, handed: Handed) -> Surroundings {
+    Surroundings {
+        machine: Machine::read(),
+        lost_lines,
+        dial: Some(dial),
+        handed,
+        ..Surroundings::new(Clock::system())
+    }
 }
 
 fn runtime() -> io::Result<tokio::runtime::Runtime> {

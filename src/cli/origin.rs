@@ -139,9 +139,14 @@ impl Origin {
         if ports == Ports::Free && !compiled.server.listen.is_empty() {
             compiled.server.listen = vec![ANY_PORT];
             compiled.server.sockets.clear();
-            compiled.admin = admin::Settings { listen: ANY_PORT, health_listen: None };
+            compiled.admin = admin::Settings { listen: ANY_PORT, health_listen: None, quit_token: None };
         }
         Ok(compiled)
+    }
+
+    /// The file that it is read from, if it is from one.
+    pub(super) fn file(&self, environment: &Environment) -> Option<PathBuf> {
+        if self.flags.upstream.is_some() { None } else { source::file(self.config.as_deref(), environment) }
     }
 }
 

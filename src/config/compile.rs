@@ -7,6 +7,7 @@ mod auth;
 mod caller;
 mod environment;
 mod field;
+mod forward;
 mod identity_pool;
 mod listen;
 mod name;
@@ -26,7 +27,7 @@ use self::auth::Logins;
 pub(super) use self::field::is_written_by_signing;
 use super::diagnostic::Problems;
 use super::raw::RawConfig;
-use super::{Compiled, Environment};
+use super::{Compiled, Environment, Hash};
 use crate::auth::spec::SecretField;
 use crate::tls::ClientSettings;
 use crate::{proxy, server, telemetry};
@@ -43,11 +44,23 @@ pub(super) struct Context<'a> {
     pub(super) borrowed: Vec<String>,
     /// Header values that are secrets and may change.
     pub(super) fields: Vec<SecretField>,
+    /// Whether the developer's authority must be there.
+    pub(super) authority: Authority,
+}
+
+/// What is asked of `ca_cert` and `ca_key`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Authority {
+    /// They are there, and in order.
+    Needed,
+    /// Nothing: they are about to be made.
+    NotYet,
 }
 
 impl<'a> Context<'a> {
     pub(super) fn new(environment: &'a Environment, folder: &'a Path, problems: &'a mut Problems) -> Self {
-        Self { environment, folder, problems, logins: None, borrowed: Vec::new(), fields: Vec::new() }
+        let (borrowed, fields) = (Vec::new(), Vec::new());
+        Self { environment, folder, problems, logins: None, borrowed, fields, authority: Authority::Needed }
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -60,13 +73,15 @@ pub(super) fn compile(raw: RawConfig, context: &mut Context<'_>) -> Compiled {
     let RawConfig { proxy, admin, log, upstream, auth, routes } = raw;
     let defaults = upstream::transport(&upstream, context);
     let (listens, admin) = listen::check(&proxy, admin, &routes, context);
+    forward::refuse_self(&defaults.egress, &listens.tcp, upstream.proxy.span, context);
     let allowed_hosts = name::hosts("allowed_hosts", &proxy.allowed_hosts.value, context);
     let allowed_origins = caller::origins(&proxy.allowed_origins.value, context);
-    let caller_token = proxy.caller_token.as_ref().and_then(|token| caller::token(token, context));
+    let caller_token = proxy.caller_token.as_ref().and_then(|token| caller::token("caller_token", token, context));
     upstream::check_budget(&upstream, &routes, &proxy.buffer_budget, context);
     let mut auths = auth::compile(&auth, context);
     let routes = route::compile(routes, &mut auths, context);
     let schemes = auths.finish(context);
+    let elsewhere = forward::policy(&proxy.forward.value, &upstream, &defaults.egress, &routes, context);
     Compiled {
         log: telemetry::log::Settings { format: log.format.value, level: log.level.value, access: log.access.value },
         admin,
@@ -90,13 +105,16 @@ pub(super) fn compile(raw: RawConfig, context: &mut Context<'_>) -> Compiled {
             allowed_origins,
             caller_token,
             forwarding: proxy.forwarded.value,
+            elsewhere,
             max_in_flight: proxy.max_in_flight.value,
             buffer_budget: proxy.buffer_budget.value,
+            buffer_wait: proxy.buffer_wait.value,
         },
         aws: environment::aws(context),
         routes,
         schemes,
         fields: std::mem::take(&mut context.fields),
+        hash: Hash::default(),
         warnings: Vec::new(),
     }
 }

@@ -15,14 +15,21 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::digest::{SHA256, digest};
 
 pub use diagnostic::{Diagnostic, Report, Severity};
 
 use http::HeaderName;
 
 use crate::{admin, auth, egress, proxy, route, server, telemetry, tls};
+
+/// A file that is larger is no config: 4 MiB are tens of thousands of routes, and a `ConfigMap` ends at 1 MiB.
+const LARGEST_FILE: u64 = 4 * 1024 * 1024;
 
 /// A config file's text.
 #[derive(Clone)]
@@ -33,6 +40,41 @@ pub struct Source {
     pub text: String,
     /// What relative file names in it start from.
     pub folder: PathBuf,
+}
+
+/// Tells configs apart by their text. Prints as 8 hex digits: enough to see which of a fleet have which, and too little to
+/// try out guesses at a secret that stands in the text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hash([u8; 32]);
+
+impl fmt::Display for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().take(4).try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl Source {
+    /// The file at `path`. Blocks while it reads it.
+    ///
+    /// # Errors
+    /// That of the file system; `InvalidData` for what is no text, or larger than any config.
+    pub fn read(path: &Path) -> io::Result<Self> {
+        let mut text = String::new();
+        File::open(path)?.take(LARGEST_FILE + 1).read_to_string(&mut text)?;
+        if text.len() as u64 > LARGEST_FILE {
+            let message = format!("it is larger than {LARGEST_FILE} bytes");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+        }
+        let folder = path.parent().map(Path::to_owned).unwrap_or_default();
+        Ok(Self { name: path.display().to_string(), text, folder })
+    }
+
+    /// Of its text.
+    pub fn hash(&self) -> Hash {
+        let mut hash = Hash::default();
+        hash.0.copy_from_slice(digest(&SHA256, self.text.as_bytes()).as_ref());
+        hash
+    }
 }
 
 /// Environment variables, as `cli` read them. Does not print values.
@@ -62,6 +104,8 @@ pub struct Compiled {
     pub schemes: Vec<auth::spec::Spec>,
     /// Header values that are secrets and may change.
     pub fields: Vec<auth::spec::SecretField>,
+    /// Of the text that it was compiled from.
+    pub hash: Hash,
     /// What is allowed and should be known, in the order of the file. Each prints as its whole paragraph.
     pub warnings: Vec<Diagnostic>,
 }
@@ -73,13 +117,28 @@ pub struct Compiled {
 /// # Errors
 /// [`Report`] with all problems, warnings among them. Exit code 78.
 pub fn load(source: &Source, environment: &Environment) -> Result<Compiled, Report> {
+    read(source, environment, compile::Authority::Needed)
+}
+
+/// The same before there is a developer's authority: `ca_cert` and `ca_key` may be missing, in the file and on the disk.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_without_authority(source: &Source, environment: &Environment) -> Result<Compiled, Report> {
+    read(source, environment, compile::Authority::NotYet)
+}
+
+fn read(source: &Source, environment: &Environment, authority: compile::Authority) -> Result<Compiled, Report> {
     let mut problems = diagnostic::Problems::default();
-    let compiled = raw::read(source, environment, &mut problems)
-        .map(|raw| compile::compile(raw, &mut compile::Context::new(environment, &source.folder, &mut problems)));
+    let compiled = raw::read(source, environment, &mut problems).map(|raw| {
+        let mut context = compile::Context::new(environment, &source.folder, &mut problems);
+        context.authority = authority;
+        compile::compile(raw, &mut context)
+    });
     let failed = problems.has_errors();
     let diagnostics = problems.place(&source.name, &source.text);
     match compiled {
-        Some(compiled) if !failed => Ok(Compiled { warnings: diagnostics, ..compiled }),
+        Some(compiled) if !failed => Ok(Compiled { hash: source.hash(), warnings: diagnostics, ..compiled }),
         _ => Err(Report { file: source.name.clone(), diagnostics }),
     }
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::read::{At, FromToml, Map, Reader, Table, Text, Value, choice, given, needed, slot, table, take};
 pub use super::read::{Key, Type};
 use crate::auth::spec::{ClientAuth, PayloadSigning, UserToken};
+use crate::proxy::elsewhere::Unmatched;
 use crate::proxy::guard::Forwarding;
 use crate::route::Cookies;
 use crate::secret::Secret;
@@ -64,6 +65,8 @@ table! {
         caller_token: RawSecret;
         /// X-Forwarded-*, Forwarded, Via, X-Real-IP, X-Original-URL and X-Rewrite-URL of a proxy in front: "strip" takes them out, "pass" sends them on, "refuse" refuses the request.
         forwarded: Forwarding = r#""strip""#;
+        /// Requests of programs that take us for their HTTP proxy (`HTTP_PROXY`), where no route leads.
+        forward: RawForward = "{}";
         /// Connections at the same time, over all listeners.
         max_connections: usize = "1024";
         /// Requests at the same time, over all routes.
@@ -76,6 +79,24 @@ table! {
         drain_timeout: Duration = r#""25s""#;
         /// All bodies held for signing, together.
         buffer_budget: ByteSize = r#""64MiB""#;
+        /// How long a body waits for its share of that.
+        buffer_wait: Duration = r#""10s""#;
+    }
+}
+
+table! {
+    /// `[proxy.forward]`: programs that take us for their HTTP proxy.
+    struct RawForward {
+        /// URLs in plain HTTP: "refuse", or "pass" to pass them on without a credential.
+        unmatched: Unmatched = r#""refuse""#;
+        /// CONNECT: "refuse"; "tunnel" to carry bytes, unseen and without a credential, to `connect_hosts`; "intercept" to answer in the place of hosts that routes lead to and to carry the rest.
+        connect: RawConnect = r#""refuse""#;
+        /// Where tunnels may lead: names with their ports, or "*." and all names under one.
+        connect_hosts: Vec<At<Text>> = "[]";
+        /// For "intercept": PEM file with the certificate of the developer's own authority, as `countersign ca init` makes it.
+        ca_cert: Text;
+        /// For "intercept": PEM file with its private key, which nobody else can read.
+        ca_key: Text;
     }
 }
 
@@ -96,6 +117,8 @@ table! {
         listen: SocketAddr = r#""127.0.0.1:9901""#;
         /// Address of the probes alone, for a kubelet that comes from outside the pod; any address.
         health_listen: SocketAddr;
+        /// What a POST to /quitquitquit must show to stop countersign; without it there is no such page.
+        quit_token: RawSecret;
     }
 }
 
@@ -114,14 +137,24 @@ table! {
 table! {
     /// How upstreams are reached. In `[upstream]` for all routes, in a `[[route]]` for that one.
     struct RawUpstream {
-        /// Name lookup and TCP.
+        /// Name lookup.
+        dns_timeout: Duration = r#""2s""#;
+        /// TCP; all addresses of the name together.
         connect_timeout: Duration = r#""2s""#;
         /// TLS handshake.
         tls_timeout: Duration = r#""3s""#;
         /// Until the response head. API Gateway itself gives up after 29 s (REST, unless raised) or 30 s (HTTP).
         response_timeout: Duration = r#""35s""#;
-        /// Between two pieces of a body. API Gateway's own limit for streams is 5 min.
+        /// Between two pieces of an answer's body. API Gateway's own limit for streams is 5 min.
         body_idle_timeout: Duration = r#""330s""#;
+        /// Between two pieces of a request's body, as the client sends them.
+        upload_idle_timeout: Duration = r#""30s""#;
+        /// How long a request waits for a credential that is being fetched.
+        credential_timeout: Duration = r#""5s""#;
+        /// Between two pings on an HTTP/2 connection in use.
+        ping_interval: Duration = r#""20s""#;
+        /// How long the answer to a ping may take; without it the connection is over.
+        ping_timeout: Duration = r#""5s""#;
         /// How long an unused connection is kept.
         pool_idle_timeout: Duration = r#""20s""#;
         /// How long a connection is used for new requests, so that DNS changes are noticed.
@@ -313,8 +346,10 @@ table! {
         rewrite_location: bool = "true";
         /// "pass" leaves the upstream's cookies as they are; "local" makes them good for callers: no Domain, no Secure, Path of this route.
         cookies: Cookies = r#""pass""#;
-        /// Requests of this route at the same time; the one of [proxy] alone, if left out.
+        /// Requests of this route at the same time; if left out, half of what [proxy] takes, together with all such routes to the same upstream.
         max_in_flight: usize;
+        /// Whether a POST or PATCH that carries an Idempotency-Key is sent again as a PUT is, when its connection dies.
+        retry_idempotency_key: bool = "false";
         /// Changes to the request's headers on the way out.
         request_headers: RawRequestHeaders = "{}";
     }
@@ -333,6 +368,8 @@ table! {
 choice!(Format { "text" => Format::Text, "json" => Format::Json });
 choice!(Http2 { "auto" => Http2::Auto, "never" => Http2::Never });
 choice!(Forwarding { "strip" => Forwarding::Strip, "pass" => Forwarding::Pass, "refuse" => Forwarding::Refuse });
+choice!(Unmatched { "refuse" => Unmatched::Refuse, "pass" => Unmatched::Pass });
+choice!(RawConnect { "refuse" => RawConnect::Refuse, "tunnel" => RawConnect::Tunnel, "intercept" => RawConnect::Intercept });
 choice!(Cookies { "pass" => Cookies::Pass, "local" => Cookies::Local });
 choice!(ClientAuth { "basic" => ClientAuth::Basic, "body" => ClientAuth::Body });
 choice!(RawFlow { "srp" => RawFlow::Srp, "password" => RawFlow::Password, "admin-password" => RawFlow::AdminPassword });
@@ -370,6 +407,14 @@ pub(super) struct RawRouteEntry {
 pub(super) enum RawListen {
     Tcp(SocketAddr),
     Unix(Text),
+}
+
+/// What is done with CONNECT.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum RawConnect {
+    Refuse,
+    Tunnel,
+    Intercept,
 }
 
 /// A user's number in the operating system.

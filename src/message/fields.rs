@@ -11,6 +11,8 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 const VIA_NAME: &str = "countersign";
 /// The field that carries the request id, in both directions.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// By which a client asks that a request be done once, however often it comes (draft-ietf-httpapi-idempotency-key-header).
+pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// `Upgrade`, as the gate writes it where no WebSocket is asked for. Never travels on.
 pub const STRAY_UPGRADE: &str = "~pgrade";
 /// What a failure most likely comes from.

@@ -4,6 +4,7 @@
 
 pub mod body;
 pub mod fields;
+pub mod frames;
 pub mod framing;
 pub mod target;
 pub mod websocket;

@@ -124,7 +124,7 @@ pub(super) fn own(error: &ProxyError) -> Option<Diagnosis> {
     let diagnosis = match error {
         ProxyError::Auth(AuthError::Unavailable { cause: None, .. }) => Diagnosis::of(Cause::CredentialSlow),
         ProxyError::Auth(AuthError::Unavailable { cause: Some(cause), .. }) => return Some(cause.diagnose()),
-        ProxyError::Upstream(error) => upstream(error),
+        ProxyError::Upstream(error) => upstream(error)?,
         ProxyError::Target(_)
         | ProxyError::Head(_)
         | ProxyError::BadHost(_)
@@ -132,8 +132,13 @@ pub(super) fn own(error: &ProxyError) -> Option<Diagnosis> {
         | ProxyError::WebPage(_)
         | ProxyError::Forwarded(_)
         | ProxyError::CallerToken
+        | ProxyError::ProxyToken
         | ProxyError::Loop
         | ProxyError::NoRoute { .. }
+        | ProxyError::Unmatched { .. }
+        | ProxyError::Tunnel(_)
+        | ProxyError::TunnelNotListed { .. }
+        | ProxyError::Certificate(_)
         | ProxyError::MethodNotAllowed { .. }
         | ProxyError::MethodNeverProxied(_)
         | ProxyError::Handshake(_)
@@ -147,8 +152,10 @@ pub(super) fn own(error: &ProxyError) -> Option<Diagnosis> {
     Some(diagnosis.because(&Chain(error).to_string()))
 }
 
-fn upstream(error: &UpstreamError) -> Diagnosis {
-    match error {
+fn upstream(error: &UpstreamError) -> Option<Diagnosis> {
+    Some(match error {
+        // The caller's own doing, and told.
+        UpstreamError::OffLimits { .. } => return None,
         UpstreamError::Resolve { source, .. } => transport::lookup(source),
         // Also where the lookup found nothing.
         UpstreamError::Connect { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
@@ -157,11 +164,12 @@ fn upstream(error: &UpstreamError) -> Diagnosis {
         UpstreamError::Connect { source, .. } => {
             transport::connection(source).unwrap_or_else(|| Diagnosis::of(Cause::NetworkUnreachable))
         }
-        UpstreamError::ConnectTimeout { .. } => Diagnosis::of(Cause::ConnectTimeout).or(Cause::NameServerSilent),
+        UpstreamError::ResolveTimeout { .. } => Diagnosis::of(Cause::NameServerSilent),
+        UpstreamError::ConnectTimeout { .. } => Diagnosis::of(Cause::ConnectTimeout),
         UpstreamError::Proxy { source, .. } => Diagnosis::of(match source {
             ProxyFault::Connect(_) => Cause::ProxyUnreachable,
             ProxyFault::Silent(_) | ProxyFault::Closed(_) => Cause::ProxySilent,
-            ProxyFault::Credentials => Cause::ProxyCredentials,
+            ProxyFault::Credentials(_) => Cause::ProxyCredentials,
             ProxyFault::Refused(_) => Cause::ProxyRefuses,
             ProxyFault::NotHttp => Cause::ProxyNotHttp,
         }),
@@ -177,5 +185,5 @@ fn upstream(error: &UpstreamError) -> Diagnosis {
             Some(diagnosis) if diagnosis.first().cause != Cause::ConnectionLost => diagnosis,
             _ => Diagnosis::of(Cause::AnswerBrokenOff),
         },
-    }
+    })
 }

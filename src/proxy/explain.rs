@@ -3,14 +3,18 @@
 //!
 //! Values that came from secrets are marked sensitive and not shown. Imports `auth`, `route`, `message`.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::header::{HeaderName, HeaderValue};
-use http::{Method, Request};
+use http::uri::Scheme;
+use http::{Method, Request, Uri};
 
 use super::Settings;
-use super::guard::Guard;
+use super::elsewhere::{Known, Lead, Way};
+use super::guard::{Guard, Named};
 use super::outcome::ProxyError;
 use super::rewrite::{outgoing_fields, outgoing_target};
 use crate::auth::canonical::{Added, canonical_request};
@@ -18,21 +22,48 @@ use crate::auth::control::without_query;
 use crate::auth::request::Unsigned;
 use crate::auth::sigv4::Scope;
 use crate::auth::spec::{AwsSource, Bearer, CognitoUser, Coverage, Kind, PayloadSigning, Spec, TokenSource, UserToken};
+use crate::egress::ProxyUrl;
 use crate::message::body::Sha256Hex;
 use crate::message::fields::{self, REQUEST_ID};
 use crate::message::target::{Target, TargetError};
-use crate::route::{NoMatch, Route, Table};
+use crate::route::upstream::HostPort;
+use crate::route::{self, NoMatch, Route, Table};
 
 /// What would happen to one request.
 #[derive(Debug)]
-pub struct Explanation<'a> {
-    route: &'a Route,
+pub enum Explanation<'a> {
+    /// It is sent, or something in its place.
+    Sent(Box<Sent<'a>>),
+    /// The tunnel that it asks for ends here; what is asked for in it is another request.
+    Intercepted(HostPort),
+    /// Its bytes are carried in a tunnel.
+    Carried {
+        /// The other end.
+        to: HostPort,
+        /// The proxy on the way.
+        via: Option<ProxyUrl>,
+    },
+}
+
+/// A request as it goes out.
+#[derive(Debug)]
+pub struct Sent<'a> {
+    comes: Comes,
+    route: Cow<'a, Route>,
     spec: Option<&'a Spec>,
     method: Method,
     url: String,
     removed: Vec<HeaderName>,
     fields: Vec<(HeaderName, HeaderValue)>,
     canonical: Option<String>,
+}
+
+/// How it comes to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Comes {
+    AsItIs,
+    /// In a tunnel that ends here.
+    BehindConnect,
 }
 
 /// Follows `request` (with an absolute URI) through `routes`.
@@ -48,25 +79,50 @@ pub fn explain<'a>(
 ) -> Result<Explanation<'a>, ProxyError> {
     let hosts = routes.iter().filter_map(|route| route.host.clone());
     // Whoever can run this may know the token; it need not be shown.
-    let guard = Guard::new(settings, hosts, None);
+    let by_url: Vec<Route> = route::by_url(routes).into_iter().map(|(_, route)| route).collect();
+    let guard = Guard::new(settings, hosts, by_url.iter().filter_map(|route| route.host.clone()), None);
     let (parts, ()) = request.into_parts();
-    let host = guard.check(&parts)?;
+    let named = guard.check(&parts)?;
+    let known = || Known::of(routes.iter().chain(&by_url));
+    let mut comes = Comes::AsItIs;
+    if let Some(to) = tunnel_of(&named, &parts.uri) {
+        match settings.elsewhere.connect(&to, &known())? {
+            Lead::Here(_) if !matches!(named, Named::Tunnel(_)) => comes = Comes::BehindConnect,
+            Lead::Here(_) => return Ok(Explanation::Intercepted(to)),
+            Lead::There(via) => return Ok(Explanation::Carried { to, via: via.cloned() }),
+        }
+    }
     let target = Target::parse(parts.uri.path_and_query().ok_or(TargetError::NotAPath)?)?;
-    let route = find(routes, parts.uri.port_u16(), &host, target.path(), &parts.method)?;
+    let route = match &named {
+        Named::Here(host) => {
+            find(routes, parts.uri.port_u16(), host, target.path(), &parts.method).map(Cow::Borrowed)?
+        }
+        Named::Upstream(host) => {
+            let found = by_any_listener(&by_url, host, target.path(), &parts.method);
+            found.map_err(|refusal| match refusal {
+                NoMatch::NotFound => known().refuse(host),
+                NoMatch::MethodNotAllowed(_) => ProxyError::no_match(refusal, host, target.path(), &parts.method),
+            })?
+        }
+        Named::Elsewhere(to) | Named::Tunnel(to) => {
+            let Way { route, .. } = settings.elsewhere.lead(to, &known())?;
+            Cow::Owned(route)
+        }
+    };
     let spec = route.scheme.and_then(|index| specs.get(index));
     let coverage = spec.map_or(Coverage::Nothing, Spec::coverage);
-    let path_and_query = outgoing_target(&target, route, coverage)?;
+    let path_and_query = outgoing_target(&target, &route, coverage)?;
     let mut removed = Vec::new();
     let mut headers = parts.headers;
     guard.strip_forwarding(&mut headers, |name| removed.push(name.clone()));
-    outgoing_fields(&mut headers, route, coverage, fields::via(parts.version), |name| removed.push(name.clone()));
+    outgoing_fields(&mut headers, &route, coverage, fields::via(parts.version), |name| removed.push(name.clone()));
     headers.insert(REQUEST_ID, HeaderValue::from_static("<new>"));
     for (name, _) in &route.request_headers.secrets {
         let mut value = HeaderValue::from_static("<secret>");
         value.set_sensitive(true);
         headers.insert(name, value);
     }
-    let origin = &route.upstream.origin;
+    let origin = Arc::clone(&route.upstream.origin);
     let unsigned = Unsigned {
         method: &parts.method,
         authority: &origin.authority,
@@ -85,7 +141,20 @@ pub fn explain<'a>(
     };
     let url = format!("{}://{}{}", origin.scheme, origin.authority, path_and_query);
     let fields = headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
-    Ok(Explanation { route, spec, method: parts.method, url, removed, fields, canonical })
+    let sent = Sent { comes, route, spec, method: parts.method, url, removed, fields, canonical };
+    Ok(Explanation::Sent(Box::new(sent)))
+}
+
+/// What a program would name in a CONNECT to ask for this: of `https://` alone, and not of what is ourselves.
+fn tunnel_of(named: &Named, uri: &Uri) -> Option<HostPort> {
+    match named {
+        Named::Tunnel(to) => Some(to.clone()),
+        Named::Upstream(_) | Named::Elsewhere(_) if uri.scheme() == Some(&Scheme::HTTPS) => {
+            let host = uri.host()?.trim_matches(['[', ']']).to_ascii_lowercase();
+            Some(HostPort { host, port: uri.port_u16().unwrap_or(443) })
+        }
+        Named::Here(_) | Named::Upstream(_) | Named::Elsewhere(_) => None,
+    }
 }
 
 /// The route's own port is tried first, then the main listeners.
@@ -102,6 +171,21 @@ fn find<'a>(
     found.map_err(|refusal| ProxyError::no_match(refusal, host, path, method))
 }
 
+/// By an upstream's own URL, which has the upstream's port: any listener will do, the main ones first.
+fn by_any_listener<'a>(by_url: &[Route], host: &str, path: &str, method: &Method) -> Result<Cow<'a, Route>, NoMatch> {
+    let table = Table::new(by_url);
+    let owns = by_url.iter().filter_map(|route| route.listen).map(Some);
+    let mut refusal = NoMatch::NotFound;
+    for listener in std::iter::once(None).chain(owns) {
+        match table.find(listener, host, path, method) {
+            Ok(index) => return by_url.get(index).cloned().map(Cow::Owned).ok_or(NoMatch::NotFound),
+            Err(NoMatch::NotFound) => {}
+            Err(other @ NoMatch::MethodNotAllowed(_)) => refusal = other,
+        }
+    }
+    Err(refusal)
+}
+
 /// `20261121T083000Z`.
 fn amz_date(time: SystemTime) -> String {
     let written = aws_smithy_types::DateTime::from(time);
@@ -114,7 +198,23 @@ fn amz_date(time: SystemTime) -> String {
 
 impl fmt::Display for Explanation<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { route, spec, method, url, removed, fields, canonical } = self;
+        let sent = match self {
+            Self::Sent(sent) => sent,
+            Self::Intercepted(to) => {
+                return writeln!(f, "tunnel     {to}: ends here; explain the URL that is asked for in it");
+            }
+            Self::Carried { to, via } => {
+                writeln!(f, "tunnel     {to}: bytes are carried unseen, without a credential")?;
+                return match via {
+                    Some(proxy) => writeln!(f, "dials      {proxy}, the proxy on the way"),
+                    None => writeln!(f, "dials      {to}, where that is not this machine, its link or metadata"),
+                };
+            }
+        };
+        let Sent { comes, route, spec, method, url, removed, fields, canonical } = &**sent;
+        if *comes == Comes::BehindConnect {
+            writeln!(f, "comes      behind a CONNECT, which ends here")?;
+        }
         let origin = &route.upstream.origin;
         let strip = if route.strip_path { ", taken off" } else { "" };
         writeln!(f, "route      {} (path {}{strip})", route.name, route.path)?;

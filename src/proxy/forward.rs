@@ -1,7 +1,7 @@
 //! Sending an authorised request, within its time.
 //!
 //! Takes only [`Sealed`] requests, so that nothing leaves without its authorisation. Says of a failure whether the same
-//! request may go out once more (security.md 3.3); the caller authorises it again for that. Imports `message`.
+//! request may go out once more (security.md 3.3); the caller authorises it again for that. Imports `message`, `telemetry`.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -11,18 +11,37 @@ use http::StatusCode;
 use tokio::time::{Instant, sleep_until};
 
 use super::pool::{Answered, Connections, Reuse, Sent, Undelivered, UpstreamError};
+use super::record::Exchange;
 use super::rewrite::{Outbound, Purpose, Sealed};
 use crate::message::body::{Turn, Upload};
+use crate::telemetry::phases::Phase;
 
 /// A request that got no answer.
 #[derive(Debug)]
 pub enum Failure {
     /// Nothing of it was sent: it may go out once more.
     Unsent(Box<Outbound>, UpstreamError),
+    /// There was no connection to send it on: it may go out once more.
+    Unreached(Box<Outbound>, UpstreamError),
+    /// The upstream did not look at it: it may go out once more, whatever it is.
+    Unprocessed(UpstreamError),
     /// It met a connection that was closing: it may go out once more if it is idempotent.
     Closing(UpstreamError),
     /// It must not.
     Final(UpstreamError),
+}
+
+impl Failure {
+    /// Why there is no answer.
+    pub fn into_error(self) -> UpstreamError {
+        match self {
+            Self::Unsent(_, error)
+            | Self::Unreached(_, error)
+            | Self::Unprocessed(error)
+            | Self::Closing(error)
+            | Self::Final(error) => error,
+        }
+    }
 }
 
 /// Sends `sealed` and waits for the response head, `limit` at most after the upstream took the last piece of a streamed
@@ -38,11 +57,19 @@ pub async fn send(
     sealed: Sealed,
     reuse: Reuse,
     limit: Duration,
+    exchange: &mut Exchange,
 ) -> Result<Answered, Failure> {
-    let checkout = connections.checkout(reuse).await.map_err(Failure::Final)?;
+    exchange.enters(Phase::Connect);
+    let checkout = match connections.checkout(reuse).await {
+        Ok(checkout) => checkout,
+        // Asking again would only let a name server change its mind.
+        Err(error @ UpstreamError::OffLimits { .. }) => return Err(Failure::Final(error)),
+        Err(error) => return Err(Failure::Unreached(Box::new(sealed.unseal()), error)),
+    };
+    exchange.sending(checkout.connection());
     let (upload, purpose) = (sealed.upload(), sealed.purpose());
     let (request, envelope) = sealed.into_request(checkout.form());
-    let exchange = pin!(async {
+    let answer = pin!(async {
         match purpose {
             Purpose::Answer => checkout.send(request).await.map(Answered::Response),
             // Rare and large.
@@ -50,7 +77,7 @@ pub async fn send(
         }
     });
     tokio::select! {
-        outcome = exchange => match outcome {
+        outcome = answer => match outcome {
             // No `Upgrade` went out, so nobody is there to speak another protocol (security.md T37).
             Ok(Answered::Response(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 Err(Failure::Final(UpstreamError::Switched))
@@ -58,6 +85,7 @@ pub async fn send(
             Ok(answered) => Ok(answered),
             Err(Undelivered { error, sent }) => Err(match sent {
                 Sent::Nothing(request) => Failure::Unsent(Box::new(envelope.reopen(*request)), error),
+                Sent::Unprocessed => Failure::Unprocessed(error),
                 Sent::OnReusedConnection => Failure::Closing(error),
                 Sent::Something => Failure::Final(error),
             }),

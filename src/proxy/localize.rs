@@ -156,7 +156,10 @@ mod tests {
             via: None,
             server_name: HOST.into(),
             tls: ClientSettings::default(),
+            dns_timeout: second,
             connect_timeout: second,
+            ping_interval: second,
+            ping_timeout: second,
             tls_timeout: second,
             pool_idle_timeout: second,
             max_connection_age: second,
@@ -179,6 +182,9 @@ mod tests {
             max_body: 0,
             response_timeout: second,
             body_idle_timeout: second,
+            upload_idle_timeout: second,
+            credential_timeout: second,
+            idempotency_keys: crate::route::IdempotencyKeys::Ignored,
         }
     }
 

@@ -7,13 +7,21 @@ use std::time::Duration;
 
 use http::{HeaderName, Method, StatusCode};
 
+use super::elsewhere::Known;
 use super::pool::UpstreamError;
 use crate::auth::error::AuthError;
 use crate::message::body::BodyError;
 use crate::message::target::TargetError;
 use crate::message::websocket::HandshakeError;
 use crate::route::NoMatch;
+use crate::route::upstream::HostPort;
 use crate::server::gate::head::HeadError;
+use crate::tls::TlsError;
+
+/// What a program that takes us for its proxy can do about it.
+const CONNECT_REFUSED: &str = "CONNECT is refused: what passes in a tunnel is encrypted and cannot be authenticated. Write \
+    the URL with http:// (the request goes on over TLS); or set connect in [proxy.forward]: \"intercept\" has requests to \
+    hosts with a route authenticated all the same, \"tunnel\" has the bytes carried as they are to connect_hosts";
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -45,6 +53,8 @@ pub enum Code {
     CallerRefused,
     /// The caller token is missing or wrong.
     CallerToken,
+    /// The same, of a program that takes us for its HTTP proxy: it waits for another status.
+    ProxyToken,
     /// No route has this host and path.
     NoRoute,
     /// The route does not take the method.
@@ -95,6 +105,17 @@ impl Outcome {
             Self::Refused(code) => code.as_str(),
         }
     }
+
+    /// The same in words, for people.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Delivered => "The upstream's answer was passed on whole",
+            Self::Answered => "countersign answered a question about itself or a route",
+            Self::ClientAborted => "The client went away before the end of the answer",
+            Self::Truncated => "The upstream's answer broke off",
+            Self::Refused(code) => code.title(),
+        }
+    }
 }
 
 impl Code {
@@ -106,7 +127,7 @@ impl Code {
             Self::HeadTooLarge => "head-too-large",
             Self::NotImplemented => "not-implemented",
             Self::CallerRefused => "caller-refused",
-            Self::CallerToken => "caller-token",
+            Self::CallerToken | Self::ProxyToken => "caller-token",
             Self::NoRoute => "no-route",
             Self::MethodNotAllowed => "method-not-allowed",
             Self::BodyTooLarge => "body-too-large",
@@ -131,6 +152,7 @@ impl Code {
             Self::NotImplemented => StatusCode::NOT_IMPLEMENTED,
             Self::CallerRefused => StatusCode::FORBIDDEN,
             Self::CallerToken => StatusCode::UNAUTHORIZED,
+            Self::ProxyToken => StatusCode::PROXY_AUTHENTICATION_REQUIRED,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -152,6 +174,7 @@ impl Code {
             | Self::NotImplemented
             | Self::CallerRefused
             | Self::CallerToken
+            | Self::ProxyToken
             | Self::NoRoute
             | Self::MethodNotAllowed
             | Self::BodyTooLarge
@@ -177,7 +200,7 @@ impl Code {
             | Self::BodyTooLarge
             | Self::ExpectationFailed
             | Self::RequestTimeout => "http_request_error",
-            Self::CallerRefused | Self::CallerToken => "http_request_denied",
+            Self::CallerRefused | Self::CallerToken | Self::ProxyToken => "http_request_denied",
             Self::NoRoute => "destination_not_found",
             Self::Overloaded => "connection_limit_reached",
             Self::CredentialUnavailable => "proxy_internal_error",
@@ -197,7 +220,7 @@ impl Code {
             Self::HeadTooLarge => "The request head is too large",
             Self::NotImplemented => "The transfer coding is not known here",
             Self::CallerRefused => "This caller may not use the proxy",
-            Self::CallerToken => "The caller token is missing or wrong",
+            Self::CallerToken | Self::ProxyToken => "The caller token is missing or wrong",
             Self::NoRoute => "No route takes this request",
             Self::MethodNotAllowed => "The route does not take this method",
             Self::BodyTooLarge => "The body is too large to be signed",
@@ -250,6 +273,9 @@ pub enum ProxyError {
     /// The caller token is missing or wrong.
     #[error("the caller token is missing or wrong")]
     CallerToken,
+    /// The same, of a program that takes us for its HTTP proxy.
+    #[error("the caller token is missing or wrong")]
+    ProxyToken,
     /// Our own Via token came back.
     #[error("the request has already passed through countersign")]
     Loop,
@@ -261,6 +287,28 @@ pub enum ProxyError {
         /// Its path.
         path: String,
     },
+    /// A URL whose host no route has.
+    #[error("no route leads to \"{host}\"")]
+    Unmatched {
+        /// Host name of the URL.
+        host: String,
+        /// Those that have routes.
+        known: Known,
+    },
+    /// A CONNECT that means no tunnel.
+    #[error("{0}")]
+    Tunnel(&'static str),
+    /// A CONNECT to where none may lead.
+    #[error("proxy.forward.connect_hosts does not list {to}")]
+    TunnelNotListed {
+        /// What it named.
+        to: HostPort,
+        /// The hosts that have routes.
+        known: Known,
+    },
+    /// Nothing can be shown in an intercepted host's place.
+    #[error("answering in the place of an intercepted host")]
+    Certificate(#[source] TlsError),
     /// A route, but not for this method.
     #[error("the route does not take {method}")]
     MethodNotAllowed {
@@ -311,18 +359,22 @@ impl ProxyError {
         match self {
             Self::Target(_)
             | Self::BadHost(_)
+            | Self::Tunnel(_)
             | Self::Handshake(_)
             | Self::Auth(AuthError::Unsignable(_) | AuthError::Signing(_)) => Code::BadRequest,
             Self::Head(error) => head_code(*error),
             Self::HostNotAllowed(_) | Self::WebPage(_) | Self::Forwarded(_) => Code::CallerRefused,
             Self::CallerToken => Code::CallerToken,
+            Self::ProxyToken => Code::ProxyToken,
             Self::Loop => Code::Loop,
-            Self::NoRoute { .. } => Code::NoRoute,
+            Self::NoRoute { .. } | Self::Unmatched { .. } | Self::TunnelNotListed { .. } => Code::NoRoute,
             Self::MethodNotAllowed { .. } | Self::MethodNeverProxied(_) => Code::MethodNotAllowed,
             Self::Expectation => Code::ExpectationFailed,
             Self::Body(error) => body_code(error),
             Self::Overloaded { .. } => Code::Overloaded,
-            Self::Auth(AuthError::Unavailable { .. } | AuthError::NotAFieldValue(_)) => Code::CredentialUnavailable,
+            Self::Certificate(_) | Self::Auth(AuthError::Unavailable { .. } | AuthError::NotAFieldValue(_)) => {
+                Code::CredentialUnavailable
+            }
             Self::Upstream(error) => upstream_code(error),
         }
     }
@@ -332,9 +384,19 @@ impl ProxyError {
         match self {
             Self::Target(error) => Some(error.to_string()),
             Self::Handshake(error) => Some(error.to_string()),
-            Self::Head(_) | Self::BadHost(_) | Self::MethodNotAllowed { .. } | Self::MethodNeverProxied(_) => {
-                Some(self.to_string())
-            }
+            Self::MethodNeverProxied(Method::CONNECT) => Some(CONNECT_REFUSED.into()),
+            Self::Head(_)
+            | Self::BadHost(_)
+            | Self::Tunnel(_)
+            | Self::MethodNotAllowed { .. }
+            | Self::MethodNeverProxied(_) => Some(self.to_string()),
+            Self::Unmatched { known, .. } => Some(format!(
+                "no route leads to this host; routes lead to {known}. Add a [[route]] with the upstream https://HOST, or \
+                 set unmatched = \"pass\" in [proxy.forward] to pass such requests on without a credential"
+            )),
+            Self::TunnelNotListed { known, .. } => Some(format!(
+                "connect_hosts in [proxy.forward] does not list this host and port. Routes lead to {known}"
+            )),
             Self::HostNotAllowed(_) => {
                 Some("the Host is not one of localhost, 127.0.0.1, [::1], a route's host or proxy.allowed_hosts".into())
             }
@@ -342,6 +404,7 @@ impl ProxyError {
                 Some("requests of web pages (Origin, Sec-Fetch-Site) are refused, but of proxy.allowed_origins".into())
             }
             Self::Forwarded(name) => Some(format!("requests that carry {name} are refused")),
+            Self::ProxyToken => Some("give it as user name or password of the proxy's URL (Basic)".into()),
             Self::CallerToken => {
                 Some("send it as x-countersign-token, or as user name or password of the URL (Basic)".into())
             }
@@ -353,7 +416,11 @@ impl ProxyError {
             Self::NoRoute { .. } => {
                 Some("`countersign check` lists the routes, `countersign explain` follows a URL".into())
             }
+            Self::Upstream(UpstreamError::OffLimits { .. }) => {
+                Some("the host is this machine, its link or the metadata of its cloud, where no caller is led".into())
+            }
             Self::Loop
+            | Self::Certificate(_)
             | Self::Expectation
             | Self::Body(BodyError::Idle(_) | BodyError::Broken(_))
             | Self::Overloaded { .. }
@@ -405,7 +472,9 @@ fn body_code(error: &BodyError) -> Code {
 
 fn upstream_code(error: &UpstreamError) -> Code {
     match error {
+        UpstreamError::OffLimits { .. } => Code::NoRoute,
         UpstreamError::Resolve { .. }
+        | UpstreamError::ResolveTimeout { .. }
         | UpstreamError::Connect { .. }
         | UpstreamError::ConnectTimeout { .. }
         | UpstreamError::Proxy { .. } => Code::UpstreamUnreachable,

@@ -2,96 +2,26 @@
 //!
 //! An [`Exchange`] lives as long as its request; what it knows when it is dropped is what is recorded, so a request that
 //! the client abandons is counted like any other. No query, no field value and no body is ever recorded. Imports
-//! `message`, `auth`, `diagnosis`.
+//! `message`, `auth`, `diagnosis`, `telemetry`.
 
-use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
 use http::{HeaderValue, Method, StatusCode};
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::{Registry, Unit};
 use tokio::time::Instant;
 
+pub use super::meter::Metrics;
+use super::meter::{Count, Lane};
 use super::outcome::{Fault, Outcome, ProxyError};
 use crate::auth::refreshing::Chain;
+use crate::auth::request::Grant;
 use crate::diagnosis::Diagnosis;
-use crate::message::body::Upload;
+use crate::message::body::{Turn, Upload};
+use crate::telemetry::history::{Connection, Entry, Names};
+use crate::telemetry::pace::Verdict;
+use crate::telemetry::phases::{Phase, Phases};
 
-/// Seconds; the finest tells a local answer from an API's, the coarsest is API Gateway's own limit of 30 s.
-const DURATIONS: [f64; 13] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0];
 /// Longer paths are cut in the log.
 const LONGEST_LOGGED_PATH: usize = 512;
-
-/// What is counted of requests.
-#[derive(Debug)]
-pub struct Metrics {
-    requests: Family<RequestLabels, Counter>,
-    durations: Family<RouteLabel, Histogram>,
-    in_flight: Gauge,
-    received: Family<RouteLabel, Counter>,
-    sent: Family<RouteLabel, Counter>,
-}
-
-/// At most routes × outcomes (22) × status classes (6).
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RequestLabels {
-    route: Name,
-    outcome: &'static str,
-    status: &'static str,
-}
-
-/// One value a route, and one for requests without any.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RouteLabel {
-    route: Name,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Name(Option<Arc<str>>);
-
-impl EncodeLabelValue for Name {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
-        encoder.write_str(self.0.as_deref().unwrap_or("none"))
-    }
-}
-
-impl Metrics {
-    /// New counters, all shown by `registry`.
-    pub fn register(registry: &mut Registry) -> Self {
-        let metrics = Self {
-            requests: Family::default(),
-            durations: Family::new_with_constructor(|| Histogram::new(DURATIONS)),
-            in_flight: Gauge::default(),
-            received: Family::default(),
-            sent: Family::default(),
-        };
-        registry.register("requests", "Requests that have ended, by how", metrics.requests.clone());
-        registry.register_with_unit(
-            "request_duration",
-            "From a request's head to the end of its answer",
-            Unit::Seconds,
-            metrics.durations.clone(),
-        );
-        registry.register(
-            "requests_in_flight",
-            "Requests now between head and end of answer",
-            metrics.in_flight.clone(),
-        );
-        let bytes = Unit::Bytes;
-        registry.register_with_unit(
-            "request_body",
-            "Body bytes taken from clients",
-            bytes.clone(),
-            metrics.received.clone(),
-        );
-        registry.register_with_unit("response_body", "Body bytes sent to clients", bytes, metrics.sent.clone());
-        metrics
-    }
-}
 
 /// Whether requests that went well leave a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,13 +36,13 @@ pub enum AccessLog {
 #[derive(Debug)]
 pub struct Exchange {
     metrics: Arc<Metrics>,
+    lane: Arc<Lane>,
     log: AccessLog,
-    started: Instant,
+    phases: Phases,
     request_id: HeaderValue,
     /// Unknown if the request did not come so far.
     method: Option<Method>,
     path: String,
-    route: Option<Arc<str>>,
     status: Option<StatusCode>,
     outcome: Outcome,
     error: Option<String>,
@@ -122,6 +52,9 @@ pub struct Exchange {
     /// Through a tunnel, from the client.
     carried: u64,
     sent: u64,
+    granted: Names,
+    sends: u8,
+    connection: Option<Connection>,
 }
 
 impl Exchange {
@@ -133,19 +66,19 @@ impl Exchange {
         path: &str,
         request_id: HeaderValue,
     ) -> Self {
-        metrics.in_flight.inc();
+        let lane = metrics.nowhere();
         let path = match log {
             AccessLog::All => path.chars().take(LONGEST_LOGGED_PATH).collect(),
             AccessLog::Faults => String::new(),
         };
         Self {
             metrics,
+            lane,
             log,
-            started: Instant::now(),
+            phases: Phases::start(),
             request_id,
             method,
             path,
-            route: None,
             status: None,
             outcome: Outcome::ClientAborted,
             error: None,
@@ -153,6 +86,9 @@ impl Exchange {
             upload: None,
             carried: 0,
             sent: 0,
+            granted: Names::default(),
+            sends: 0,
+            connection: None,
         }
     }
 
@@ -168,7 +104,28 @@ impl Exchange {
 
     /// It goes to this route.
     pub fn routed(&mut self, route: &Arc<str>) {
-        self.route = Some(Arc::clone(route));
+        self.lane = self.metrics.change(&self.lane, route);
+    }
+
+    /// It waits for something else from now on.
+    pub fn enters(&mut self, phase: Phase) {
+        self.phases.enter(phase);
+    }
+
+    /// It has what authorises it.
+    pub fn authorized(&mut self, grant: &Grant) {
+        self.granted = grant.names().collect();
+        if let Some(took) = grant.signing() {
+            self.lane.signed(took);
+        }
+    }
+
+    /// It is being sent, on such a connection.
+    pub fn sending(&mut self, connection: Connection) {
+        self.phases.enter(Phase::FirstByte);
+        self.lane.connected(connection);
+        self.connection = Some(connection);
+        self.sends = self.sends.saturating_add(1);
     }
 
     /// Its body can be followed here.
@@ -176,8 +133,14 @@ impl Exchange {
         self.upload = Some(Arc::clone(upload));
     }
 
+    /// Whether its body was read to its end.
+    pub fn is_upload_over(&self) -> bool {
+        self.upload.as_ref().is_some_and(|upload| upload.turn() == Turn::Over)
+    }
+
     /// An answer with this status is on its way to the client.
     pub fn answering(&mut self, status: StatusCode) {
+        self.phases.enter(Phase::Body);
         self.status = Some(status);
     }
 
@@ -210,7 +173,7 @@ impl Exchange {
 
     /// Its route, once that is found.
     pub fn route(&self) -> Option<&Arc<str>> {
-        self.route.as_ref()
+        self.lane.route()
     }
 
     /// countersign answers by itself.
@@ -224,23 +187,35 @@ impl Exchange {
         self.upload.as_ref().map_or(0, |upload| upload.passed()) + self.carried
     }
 
-    fn log(&self) {
-        let fault = match self.outcome {
+    /// Whose fault an end other than a whole answer is.
+    fn fault(&self) -> Option<Fault> {
+        match self.outcome {
             Outcome::Delivered | Outcome::Answered => None,
             Outcome::ClientAborted => Some(Fault::Client),
             Outcome::Truncated => Some(Fault::Upstream),
             Outcome::Refused(code) => Some(code.fault()),
-        };
-        let request_id = self.request_id.to_str().unwrap_or_default();
-        let route = self.route.as_deref().unwrap_or("none");
+        }
+    }
+
+    fn verdict(&self) -> Verdict {
         let status = self.status.map_or(0, |status| status.as_u16());
-        let outcome = self.outcome.as_str();
-        let milliseconds = self.started.elapsed().as_secs_f64() * 1_000.0;
-        let received = self.received();
+        match (self.outcome, status) {
+            (Outcome::Truncated, _) | (_, 500..) => Verdict::Failed,
+            (Outcome::ClientAborted, _) | (_, 400..) => Verdict::Refused,
+            (Outcome::Delivered | Outcome::Answered | Outcome::Refused(_), _) => Verdict::Fine,
+        }
+    }
+
+    fn log(&self, count: &Count) {
+        let request_id = self.request_id.to_str().unwrap_or_default();
+        let route = self.lane.route().map_or("none", |route| route);
+        let status = self.status.map_or(0, |status| status.as_u16());
+        let Count { outcome, received, sent, .. } = *count;
+        let milliseconds = count.took.as_secs_f64() * 1_000.0;
         let method = self.method.as_ref().map_or("-", Method::as_str);
         let cause = self.diagnosis().map(|diagnosis| diagnosis.first().cause.code());
-        let (path, sent, error) = (&self.path, self.sent, self.error.as_deref());
-        match fault {
+        let (path, error) = (&self.path, self.error.as_deref());
+        match self.fault() {
             Some(fault @ (Fault::Countersign | Fault::Credentials | Fault::Upstream)) => tracing::warn!(
                 target: "access", request_id, %method, path, route, status, outcome, fault = fault.as_str(), error,
                 cause, ms = milliseconds, received, sent, "request failed"
@@ -256,26 +231,46 @@ impl Exchange {
             Some(_) | None => {}
         }
     }
+
+    /// Moves what is known into the history.
+    fn keep(&mut self, count: &Count, ended: Instant) {
+        let fault = self.fault().map(Fault::as_str);
+        self.metrics.history().push(Entry {
+            number: 0,
+            ended,
+            took: count.took,
+            phases: count.phases,
+            request_id: self.request_id.clone(),
+            method: self.method.take(),
+            path: std::mem::take(&mut self.path),
+            route: self.lane.route().map(Arc::clone),
+            status: self.status,
+            outcome: count.outcome,
+            title: self.outcome.title(),
+            fault,
+            verdict: count.verdict,
+            cause: self.error.take(),
+            hint: self.diagnosis().map(ToString::to_string),
+            granted: std::mem::take(&mut self.granted),
+            sends: self.sends,
+            connection: self.connection,
+            received: count.received,
+            sent: count.sent,
+        });
+    }
 }
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        let Metrics { requests, durations, in_flight, received, sent } = &*self.metrics;
-        in_flight.dec();
-        let route = Name(self.route.clone());
-        let status = class(self.status);
-        let labels = RequestLabels { route: route.clone(), outcome: self.outcome.as_str(), status };
-        requests.get_or_create(&labels).inc();
-        let label = RouteLabel { route };
-        durations.get_or_create(&label).observe(self.started.elapsed().as_secs_f64());
-        let taken = self.received();
-        if taken > 0 {
-            received.get_or_create(&label).inc_by(taken);
-        }
-        if self.sent > 0 {
-            sent.get_or_create(&label).inc_by(self.sent);
-        }
-        self.log();
+        let ended = Instant::now();
+        let (took, phases) = self.phases.clone().end(ended);
+        let (outcome, status, verdict) = (self.outcome.as_str(), class(self.status), self.verdict());
+        let (received, sent) = (self.received(), self.sent);
+        let count = Count { outcome, status, verdict, took, phases, received, sent };
+        self.log(&count);
+        self.keep(&count, ended);
+        // Last: whoever sees the count finds the line and the entry.
+        self.lane.count(count, self.metrics.at(ended));
     }
 }
 

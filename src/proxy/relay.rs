@@ -34,8 +34,8 @@ const X_CONTENT_TYPE_OPTIONS: HeaderName = HeaderName::from_static("x-content-ty
 pub struct Relayed(Source);
 
 /// The places a request takes among those in flight.
-#[derive(Debug, Default)]
-pub struct Permits(#[expect(dead_code, reason = "held for their drop")] pub(super) Vec<OwnedSemaphorePermit>);
+#[derive(Debug)]
+pub struct Permits(#[expect(dead_code, reason = "held for their drop")] pub(super) [OwnedSemaphorePermit; 2]);
 
 #[derive(Debug)]
 enum Source {
@@ -45,7 +45,7 @@ enum Source {
         bytes: Option<Bytes>,
         exchange: Exchange,
     },
-    /// A 101: what lives on is in its tunnel.
+    /// The head of a tunnel: what lives on is in that.
     Nothing,
 }
 
@@ -131,7 +131,7 @@ fn hint(headers: &mut HeaderMap, words: &str) {
     }
 }
 
-/// An upstream's 101, whose connection goes on as a tunnel.
+/// An answer whose connection goes on as a tunnel: an upstream's 101, or ours to CONNECT.
 pub(super) fn switching(response: Response<()>) -> Response<Relayed> {
     response.map(|()| Relayed(Source::Nothing))
 }
@@ -188,6 +188,9 @@ pub fn refuse(error: &ProxyError, mut exchange: Exchange) -> Response<Relayed> {
     }
     if code == Code::CallerToken {
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"countersign\""));
+    }
+    if code == Code::ProxyToken {
+        headers.insert(header::PROXY_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"countersign\""));
     }
     if let ProxyError::MethodNotAllowed { allowed, .. } = error {
         let allowed: Vec<&str> = allowed.iter().map(Method::as_str).collect();

@@ -17,10 +17,10 @@ use super::pool::Form;
 use crate::auth::request::{Grant, Unsigned};
 use crate::auth::spec::{Coverage, PayloadSigning};
 use crate::message::body::{self, Budget, OutboundBody, Sha256Hex, Upload};
-use crate::message::fields::{self, CallerIdentity, REQUEST_ID};
+use crate::message::fields::{self, CallerIdentity, IDEMPOTENCY_KEY, REQUEST_ID};
 use crate::message::target::{self, Target, TargetError};
 use crate::message::websocket::{UPGRADE, WEBSOCKET};
-use crate::route::{HeaderEdits, Origin, Route};
+use crate::route::{HeaderEdits, IdempotencyKeys, Origin, Route};
 
 /// A request on its way out, not yet authorised: nothing can send it.
 #[derive(Debug)]
@@ -69,11 +69,11 @@ pub async fn toward(
     headers.insert(REQUEST_ID, request_id);
     let upload = Arc::new(Upload::default());
     let (body, payload) = if coverage == Coverage::Signature(PayloadSigning::Signed) {
-        let held = body::hold(incoming, route.max_body, budget, route.body_idle_timeout, &upload).await;
+        let held = body::hold(incoming, route.max_body, budget, route.upload_idle_timeout, &upload).await;
         let (body, hash) = held.map_err(ProxyError::Body)?;
         (body, Some(hash))
     } else {
-        (OutboundBody::streaming(incoming, route.body_idle_timeout, Arc::clone(&upload)), None)
+        (OutboundBody::streaming(incoming, route.upload_idle_timeout, Arc::clone(&upload)), None)
     };
     let origin = Arc::clone(&route.upstream.origin);
     Ok(Outbound { origin, method, path_and_query, headers, body, payload, upload, purpose: Purpose::Answer })
@@ -217,14 +217,23 @@ impl Sealed {
         Spare { again: again.without(&self.granted), body: body.replay() }
     }
 
+    /// Takes it back, because there is nothing to send it on.
+    pub(super) fn unseal(self) -> Outbound {
+        self.outbound.without(&self.granted)
+    }
+
     /// Writes it down in the connection's form. What is left serves to take it back.
     pub(super) fn into_request(self, form: Form) -> (Request<OutboundBody>, Envelope) {
         let Self { outbound, granted } = self;
-        let Outbound { origin, method, path_and_query, mut headers, body, payload, upload, purpose } = outbound;
+        let Outbound { origin, method, path_and_query, mut headers, mut body, payload, upload, purpose } = outbound;
         let mut uri = http::uri::Parts::default();
         uri.path_and_query = Some(path_and_query.clone());
         let version = match form {
-            Form::Http1 => {
+            Form::Http1 | Form::Absolute => {
+                if form == Form::Absolute {
+                    uri.scheme = Some(origin.scheme.clone());
+                    uri.authority = Some(origin.authority.clone());
+                }
                 // An authority is a valid field value: both are printable ASCII.
                 if let Ok(host) = HeaderValue::from_str(origin.authority.as_str()) {
                     headers.insert(header::HOST, host);
@@ -243,6 +252,9 @@ impl Sealed {
             Form::Http2 => {
                 uri.scheme = Some(origin.scheme.clone());
                 uri.authority = Some(origin.authority.clone());
+                if !method.is_idempotent() {
+                    body = body.ending_apart();
+                }
                 Version::HTTP_2
             }
         };
@@ -263,9 +275,19 @@ pub(super) struct Spare {
 }
 
 impl Spare {
-    /// Whether doing it twice is the same as once (RFC 9110 9.2.2).
-    pub(super) fn is_idempotent(&self) -> bool {
-        self.again.method.is_idempotent()
+    /// Whether doing it twice is the same as once (RFC 9110 9.2.2); of other methods `keys` may say so.
+    pub(super) fn is_idempotent(&self, keys: IdempotencyKeys) -> bool {
+        let by_key = keys == IdempotencyKeys::Trusted && self.again.headers.contains_key(IDEMPOTENCY_KEY);
+        self.again.method.is_idempotent() || by_key
+    }
+
+    /// The request after its connection has failed, not yet authorised, if nothing of its body is lost.
+    pub(super) async fn recover(self) -> Option<Outbound> {
+        let body = match self.body {
+            Some(body) => body,
+            None => self.again.upload.recover().await?,
+        };
+        Some(Outbound { body, ..self.again })
     }
 
     /// The request without its body, for what is said of its answer.

@@ -120,7 +120,10 @@ mod tests {
             via: None,
             server_name: "api.example".into(),
             tls: ClientSettings::default(),
+            dns_timeout: second,
             connect_timeout: second,
+            ping_interval: second,
+            ping_timeout: second,
             tls_timeout: second,
             pool_idle_timeout: second,
             max_connection_age: second,
@@ -143,6 +146,9 @@ mod tests {
             max_body: 0,
             response_timeout: second,
             body_idle_timeout: second,
+            upload_idle_timeout: second,
+            credential_timeout: second,
+            idempotency_keys: crate::route::IdempotencyKeys::Ignored,
         }
     }
 

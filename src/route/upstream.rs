@@ -37,14 +37,37 @@ pub struct Origin {
     pub server_name: String,
     /// Roots, client certificate, HTTP/2.
     pub tls: ClientSettings,
-    /// Name lookup and TCP.
+    /// Name lookup.
+    pub dns_timeout: Duration,
+    /// TCP.
     pub connect_timeout: Duration,
     /// TLS handshake.
     pub tls_timeout: Duration,
+    /// Between two pings on an HTTP/2 connection in use.
+    pub ping_interval: Duration,
+    /// How long the answer to one may take; without it the connection is over.
+    pub ping_timeout: Duration,
     /// How long an unused connection is kept.
     pub pool_idle_timeout: Duration,
     /// How long a connection is used for new requests.
     pub max_connection_age: Duration,
+}
+
+impl Origin {
+    /// How URLs call it, by [`url_host`].
+    pub fn url_host(&self) -> String {
+        url_host(self.authority.host(), self.authority.port_u16())
+    }
+}
+
+/// Host and port of a URL, as far as they are compared: lower case, without the default port of either scheme, because
+/// `http://` stands for the `https://` that a caller leaves to us.
+pub fn url_host(host: &str, port: Option<u16>) -> String {
+    let host = host.to_ascii_lowercase();
+    match port {
+        None | Some(80 | 443) => host,
+        Some(port) => format!("{host}:{port}"),
+    }
 }
 
 /// A name or address to dial, and its port.
@@ -54,6 +77,14 @@ pub struct HostPort {
     pub host: String,
     /// Port.
     pub port: u16,
+}
+
+impl HostPort {
+    /// How URLs call it, by [`url_host`].
+    pub fn url_host(&self) -> String {
+        let Self { host, port } = self;
+        if host.contains(':') { url_host(&format!("[{host}]"), Some(*port)) } else { url_host(host, Some(*port)) }
+    }
 }
 
 impl fmt::Display for HostPort {

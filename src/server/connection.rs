@@ -9,9 +9,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Response;
 use http::header::{self, HeaderValue};
+use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -21,7 +22,7 @@ use super::Arrival;
 use super::drain::{Drain, InFlight};
 use super::gate::head::{LARGEST_HEAD, MOST_FIELDS};
 use super::gate::{Gate, Word};
-use super::upgrade::Tunnel;
+use super::upgrade::{Counts, Tunnel};
 
 /// What is read of a body before the upstream takes it.
 pub(super) const READ_BUFFER: usize = 64 * 1024;
@@ -35,8 +36,8 @@ pub struct Timers {
     pub idle: Duration,
 }
 
-/// Serves one connection until its end, and the [`Tunnel`] that follows an answer of 101; ends it early when `drain` says
-/// so.
+/// Serves one connection until its end, and the [`Tunnel`] that follows an answer of 101 or to CONNECT; ends it early when
+/// `drain` says so.
 pub async fn serve<IO, S, F, B>(io: IO, timers: Timers, drain: Drain, service: S)
 where
     IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -48,8 +49,11 @@ where
     let word = Arc::<Word>::default();
     let io = Gate::new(io, timers, Arc::clone(&word));
     let (word, follows) = (&word, &Mutex::new(None));
-    let service = service_fn(|request| {
+    let service = service_fn(|mut request: Request<Incoming>| {
         let mut in_flight = Some(drain.enter());
+        if request.headers().contains_key(header::UPGRADE) {
+            request.extensions_mut().insert(drain.ending());
+        }
         let answer = service(match word.refused() {
             None => Ok(request),
             Some(refused) => Err(refused.clone()),
@@ -57,10 +61,14 @@ where
         let is_leaving = || drain.is_leaving();
         async move {
             let mut response = answer.await;
-            if let Some(tunnel) = Tunnel::take_from(&mut response) {
+            if let Some(sequel) = Tunnel::take_from(&mut response) {
                 word.tunnel();
-                // It is a request in flight until its end.
-                *follows.lock().unwrap_or_else(PoisonError::into_inner) = Some((tunnel, in_flight.take()));
+                // A tunnel is a request in flight until its end.
+                let mut held = if sequel.counts == Counts::Request { in_flight.take() } else { None };
+                if let Some(in_flight) = &mut held {
+                    in_flight.become_tunnel();
+                }
+                *follows.lock().unwrap_or_else(PoisonError::into_inner) = Some((sequel, held));
             } else if is_leaving() {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
@@ -90,8 +98,8 @@ where
     };
     let follows = follows.lock().unwrap_or_else(PoisonError::into_inner).take();
     match (ended, follows) {
-        (Some(Ok(())), Some((tunnel, _in_flight))) => tokio::select! {
-            () = tunnel => {}
+        (Some(Ok(())), Some((sequel, _in_flight))) => tokio::select! {
+            () = sequel.begin(timers, drain.clone()) => {}
             () = drain.cut() => {}
         },
         (Some(Err(error)), _) => tracing::debug!(%error, "a client connection ended"),

@@ -2,7 +2,9 @@
 //!
 //! In three steps: *leaving* (still accepting, every answer says `Connection: close`), *closed* (no new connection, idle
 //! ones end), *cut* (whatever is left is dropped, and counted). The app beside us may get its SIGTERM at the same time as
-//! we do and still has calls to make, so leaving lasts until it has been quiet for a while. Imports nothing of ours.
+//! we do and still has calls to make, so leaving lasts until it has been quiet for a while. Tunnels have no end of their
+//! own: nobody waits for them to be quiet, and they are told to end once the rest is. A listener that goes while the
+//! others stay has a [`Drain::part`] of its own. Imports nothing of ours.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -14,31 +16,42 @@ use tokio_util::task::TaskTracker;
 
 /// Without a request for this long, an app that is itself ending has made its calls (security.md 3.4).
 pub const QUIET: Duration = Duration::from_secs(2);
+/// The part of the time for a stop after which tunnels are told to end, however busy the rest is: what is left is for
+/// both sides of a WebSocket to say goodbye.
+const TUNNELS_PART: f64 = 0.8;
 
 /// The state that all listeners and connections share.
 #[derive(Clone, Debug, Default)]
 pub struct Drain(Arc<Inner>);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Inner {
     leaving: CancellationToken,
+    /// Tunnels are told to end.
+    ending: CancellationToken,
     closed: CancellationToken,
     cut: CancellationToken,
+    work: Arc<Work>,
+}
+
+/// What must end before a stop has.
+#[derive(Debug)]
+struct Work {
     connections: TaskTracker,
     in_flight: AtomicUsize,
+    /// Of those, the ones that have become tunnels.
+    tunnels: AtomicUsize,
     started: Instant,
     /// Milliseconds after `started` at which a request last began or ended.
     last_request: AtomicU64,
 }
 
-impl Default for Inner {
+impl Default for Work {
     fn default() -> Self {
         Self {
-            leaving: CancellationToken::new(),
-            closed: CancellationToken::new(),
-            cut: CancellationToken::new(),
             connections: TaskTracker::new(),
             in_flight: AtomicUsize::new(0),
+            tunnels: AtomicUsize::new(0),
             started: Instant::now(),
             last_request: AtomicU64::new(0),
         }
@@ -47,23 +60,79 @@ impl Default for Inner {
 
 /// A request between its head and the end of its answer.
 #[derive(Debug)]
-pub struct InFlight(Drain);
+pub struct InFlight {
+    drain: Drain,
+    is_tunnel: bool,
+}
+
+impl InFlight {
+    /// The request has become a tunnel: a stop does not wait for it to be quiet.
+    pub(super) fn become_tunnel(&mut self) {
+        if !std::mem::replace(&mut self.is_tunnel, true) {
+            self.drain.0.work.tunnels.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.0.in_flight.fetch_sub(1, Ordering::Relaxed);
-        self.0.touch();
+        let work = &self.drain.0.work;
+        if self.is_tunnel {
+            work.tunnels.fetch_sub(1, Ordering::Relaxed);
+        }
+        work.in_flight.fetch_sub(1, Ordering::Relaxed);
+        work.touch();
+    }
+}
+
+/// Says when a tunnel should end.
+#[derive(Clone, Debug)]
+pub struct Ending(CancellationToken);
+
+impl Ending {
+    /// Ready once it should.
+    pub async fn told(&self) {
+        self.0.cancelled().await;
     }
 }
 
 impl Drain {
     /// A request has begun.
     pub fn enter(&self) -> InFlight {
-        self.0.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.0.work.in_flight.fetch_add(1, Ordering::Relaxed);
         if self.is_leaving() {
-            self.touch();
+            self.0.work.touch();
         }
-        InFlight(self.clone())
+        InFlight { drain: self.clone(), is_tunnel: false }
+    }
+
+    /// The part of it that a listener has which may go before the others. It goes with them, too.
+    #[must_use]
+    pub fn part(&self) -> Self {
+        let Inner { leaving, ending, closed, cut, work } = &*self.0;
+        Self(Arc::new(Inner {
+            leaving: leaving.child_token(),
+            ending: ending.child_token(),
+            closed: closed.child_token(),
+            cut: cut.child_token(),
+            work: Arc::clone(work),
+        }))
+    }
+
+    /// Ends this part: no new connection, and those there are end when their request does.
+    pub fn retire(&self) {
+        self.0.leaving.cancel();
+        self.0.closed.cancel();
+    }
+
+    /// Ready once a stop was asked for.
+    pub async fn leaving(&self) {
+        self.0.leaving.cancelled().await;
+    }
+
+    /// When a tunnel should end.
+    pub fn ending(&self) -> Ending {
+        Ending(self.0.ending.clone())
     }
 
     /// Whether a stop was asked for.
@@ -83,39 +152,45 @@ impl Drain {
 
     /// Counts a connection until its task has ended.
     pub(super) fn connections(&self) -> &TaskTracker {
-        &self.0.connections
+        &self.0.work.connections
     }
 
     /// Drains, `limit` at most, and returns how many requests were cut. Connections are accepted until there was no
     /// request for `quiet`; `hurry` ends the waiting at once.
     pub async fn run(&self, limit: Duration, quiet: Duration, hurry: impl Future<Output = ()>) -> usize {
-        let Inner { leaving, closed, cut, connections, in_flight, .. } = &*self.0;
-        let deadline = Instant::now() + limit;
-        self.touch();
+        let Inner { leaving, ending, closed, cut, work } = &*self.0;
+        let begun = Instant::now();
+        work.touch();
         leaving.cancel();
         let drained = async {
-            self.quiet(quiet).await;
+            tokio::select! {
+                () = work.quiet(quiet) => closed.cancel(),
+                () = sleep_until(begun + limit.mul_f64(TUNNELS_PART)) => {}
+            }
+            ending.cancel();
+            work.quiet(quiet).await;
             closed.cancel();
-            connections.close();
-            connections.wait().await;
+            work.ended().await;
         };
         tokio::select! {
             () = drained => {}
-            () = sleep_until(deadline) => {}
+            () = sleep_until(begun + limit) => {}
             () = hurry => {}
         }
-        let lost = in_flight.load(Ordering::Relaxed);
+        let lost = work.in_flight.load(Ordering::Relaxed);
         closed.cancel();
         cut.cancel();
-        connections.close();
-        connections.wait().await;
+        work.ended().await;
         lost
     }
+}
 
+impl Work {
     async fn quiet(&self, quiet: Duration) {
         loop {
-            let last = self.0.started + Duration::from_millis(self.0.last_request.load(Ordering::Relaxed));
-            let busy = self.0.in_flight.load(Ordering::Relaxed) > 0;
+            let last = self.started + Duration::from_millis(self.last_request.load(Ordering::Relaxed));
+            let tunnels = self.tunnels.load(Ordering::Relaxed);
+            let busy = self.in_flight.load(Ordering::Relaxed) > tunnels;
             let quiet_at = last + quiet;
             let now = Instant::now();
             if !busy && now >= quiet_at {
@@ -126,9 +201,14 @@ impl Drain {
         }
     }
 
+    async fn ended(&self) {
+        self.connections.close();
+        self.connections.wait().await;
+    }
+
     fn touch(&self) {
-        let since = u64::try_from(self.0.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.0.last_request.store(since, Ordering::Relaxed);
+        let since = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_request.store(since, Ordering::Relaxed);
     }
 }
 
@@ -158,5 +238,53 @@ mod tests {
         let drain = Drain::default();
         let _one = drain.enter();
         assert_eq!(drain.run(Duration::from_secs(5), QUIET, std::future::ready(())).await, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tunnels_are_told_to_end_once_all_else_is_quiet() {
+        let drain = Drain::default();
+        let (request, mut tunnel) = (drain.enter(), drain.enter());
+        tunnel.become_tunnel();
+        let (begun, ending) = (Instant::now(), drain.ending());
+        let busy_for = Duration::from_secs(10);
+        let sides = async {
+            tokio::time::sleep(busy_for).await;
+            drop(request);
+            ending.told().await;
+            drop(tunnel);
+            begun.elapsed()
+        };
+        let sides = drain.connections().track_future(sides);
+        let (cut, told) = tokio::join!(drain.run(Duration::from_mins(1), QUIET, std::future::pending()), sides);
+        assert_eq!(cut, 0);
+        assert!(told >= busy_for + QUIET && told < busy_for + 2 * QUIET, "{told:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tunnels_are_told_before_the_deadline_however_busy_the_rest_is() {
+        let drain = Drain::default();
+        let (_request, mut tunnel) = (drain.enter(), drain.enter());
+        tunnel.become_tunnel();
+        let (begun, ending) = (Instant::now(), drain.ending());
+        let side = async {
+            ending.told().await;
+            drop(tunnel);
+            begun.elapsed()
+        };
+        let (cut, told) = tokio::join!(drain.run(Duration::from_secs(10), QUIET, std::future::pending()), side);
+        assert_eq!((cut, told), (1, Duration::from_secs(8)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_part_goes_alone_or_with_the_others() {
+        let drain = Drain::default();
+        let (one, other) = (drain.part(), drain.part());
+        one.retire();
+        one.closed().await;
+        assert!(one.is_leaving() && !other.is_leaving() && !drain.is_leaving());
+        let _request = other.enter();
+        assert_eq!(drain.run(Duration::ZERO, QUIET, std::future::ready(())).await, 1, "it is everybody's request");
+        assert!(other.is_leaving());
+        other.closed().await;
     }
 }

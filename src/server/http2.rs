@@ -4,8 +4,8 @@
 //! answer, heads that never end (CVE-2023-44487, CVE-2024-27316 and their kin). Imports `server::{connection, drain, gate}`.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::connection::{READ_BUFFER, Timers};
 use super::drain::{Drain, InFlight};
@@ -47,15 +48,18 @@ where
     B::Error: std::error::Error + Send + Sync + 'static,
 {
     let activity = Arc::new(Activity::default());
+    let streams = Streams { drain: drain.clone(), limit: timers.idle, latest: Arc::default() };
+    let latest = Arc::clone(&streams.latest);
     let service = service_fn(|mut request: Request<Incoming>| {
         join_cookies(request.headers_mut());
         let is_head = request.method() == Method::HEAD;
         let turn = activity.begin(drain.enter());
+        *lock(&latest) = Some(Arc::clone(&turn.taking));
         // h2 has judged the framing; of what the gate is for, the limits alone are left.
         let answer = service(limit(request));
         async move { Ok::<_, std::convert::Infallible>(finish(answer.await, is_head, turn)) }
     });
-    let connection = http2::Builder::new(Streams(drain.clone()))
+    let connection = http2::Builder::new(streams)
         .timer(TokioTimer::new())
         .max_concurrent_streams(MOST_STREAMS)
         .max_pending_accept_reset_streams(MOST_PENDING_RESETS)
@@ -71,6 +75,11 @@ where
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
         outcome = connection.as_mut() => return log_end(outcome),
+        // GOAWAY is what `Connection: close` is to HTTP/1, and nothing can be lost by it: the first one has room for what
+        // is on its way. A connection that comes now has a request to make, which a GOAWAY must not overtake.
+        ((), ()) = async { tokio::join!(drain.leaving(), activity.asked.cancelled()) } => {
+            connection.as_mut().graceful_shutdown();
+        }
         () = drain.closed() => connection.as_mut().graceful_shutdown(),
         () = activity.silence(timers.idle) => {
             connection.as_mut().graceful_shutdown();
@@ -132,20 +141,71 @@ fn finish<B: Body>(mut response: Response<B>, is_head: bool, turn: Turn) -> Resp
     response.map(|body| Answer { body, mute, turn })
 }
 
-/// Each stream's task is counted with the connections, so that a drain waits for it, and ends when all must.
+/// Each stream's task is counted with the connections, so that a drain waits for it, and ends when all must; or when its
+/// client has taken nothing of the answer for too long, which would hold places however busy the other streams are.
 #[derive(Clone)]
-struct Streams(Drain);
+struct Streams {
+    drain: Drain,
+    /// On a client that takes nothing.
+    limit: Duration,
+    /// Of the request that the service was asked last: its task is started next.
+    latest: Arc<Mutex<Option<Arc<Taking>>>>,
+}
 
 impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Streams {
     fn execute(&self, stream: F) {
-        let drain = self.0.clone();
-        self.0.connections().spawn(async move {
+        let (drain, limit, taking) = (self.drain.clone(), self.limit, lock(&self.latest).take());
+        self.drain.connections().spawn(async move {
+            let stalled = async {
+                match taking {
+                    Some(taking) => taking.stalled(limit).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 () = stream => {}
                 () = drain.cut() => {}
+                () = stalled => tracing::debug!(?limit, "a client takes nothing of an answer"),
             }
         });
     }
+}
+
+/// Since when it is the client who keeps one answer waiting.
+#[derive(Debug)]
+struct Taking {
+    started: Instant,
+    /// Milliseconds after `started`; `OURS` while it does not.
+    since: AtomicU64,
+}
+
+const OURS: u64 = u64::MAX;
+
+impl Taking {
+    fn pass(&self, to_us: bool) {
+        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(OURS);
+        self.since.store(if to_us { OURS } else { now }, Ordering::Relaxed);
+    }
+
+    /// Ready once the client has kept it waiting for `limit`.
+    async fn stalled(&self, limit: Duration) {
+        let mut until = self.started + limit;
+        loop {
+            sleep_until(until).await;
+            until = match self.since.load(Ordering::Relaxed) {
+                OURS => Instant::now() + limit,
+                since => self.started + Duration::from_millis(since) + limit,
+            };
+            if until <= Instant::now() {
+                return;
+            }
+        }
+    }
+}
+
+/// A lock that a panic elsewhere does not poison: what it guards is replaced at once.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What happens on a connection, for telling whether anything does.
@@ -156,19 +216,24 @@ struct Activity {
     ours: AtomicUsize,
     /// Milliseconds after `started` at which a request last began, ended or moved.
     touched: AtomicU64,
+    /// Cancelled with the first request.
+    asked: CancellationToken,
 }
 
 impl Default for Activity {
     fn default() -> Self {
-        Self { started: Instant::now(), ours: AtomicUsize::new(0), touched: AtomicU64::new(0) }
+        let (ours, touched) = (AtomicUsize::new(0), AtomicU64::new(0));
+        Self { started: Instant::now(), ours, touched, asked: CancellationToken::new() }
     }
 }
 
 impl Activity {
     fn begin(self: &Arc<Self>, in_flight: InFlight) -> Turn {
         self.touch();
+        self.asked.cancel();
         self.ours.fetch_add(1, Ordering::Relaxed);
-        Turn { activity: Arc::clone(self), is_ours: true, in_flight }
+        let taking = Arc::new(Taking { started: Instant::now(), since: AtomicU64::new(OURS) });
+        Turn { activity: Arc::clone(self), taking, is_ours: true, in_flight }
     }
 
     fn touch(&self) {
@@ -196,6 +261,7 @@ impl Activity {
 #[derive(Debug)]
 struct Turn {
     activity: Arc<Activity>,
+    taking: Arc<Taking>,
     is_ours: bool,
     #[expect(dead_code, reason = "held for its drop")]
     in_flight: InFlight,
@@ -204,6 +270,7 @@ struct Turn {
 impl Turn {
     fn pass(&mut self, to_us: bool) {
         self.activity.touch();
+        self.taking.pass(to_us);
         match (self.is_ours, to_us) {
             (true, false) => self.activity.ours.fetch_sub(1, Ordering::Relaxed),
             (false, true) => self.activity.ours.fetch_add(1, Ordering::Relaxed),

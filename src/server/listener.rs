@@ -1,7 +1,8 @@
 //! Sockets that listen, and the loop that accepts.
 //!
 //! Binding comes first and fails loudly: a port that somebody else holds would be somebody else's proxy (security.md F12).
-//! The loop outlives every error of `accept`. Imports `server::{connection, drain, secured}`.
+//! The loop outlives every error of `accept`, and its [`Terms`] may change while it runs. Imports `server::{connection,
+//! drain, secured}`.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,9 +14,10 @@ use http::Response;
 use http_body::Body;
 use rustls::ServerConfig;
 use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, sleep};
 use tokio_rustls::TlsAcceptor;
 
 use super::Arrival;
@@ -58,13 +60,15 @@ pub struct Listener {
     address: SocketAddr,
 }
 
-/// What holds for all connections of a listener.
+/// What holds for the connections of a listener that come from now on.
 #[derive(Clone, Debug)]
 pub struct Terms {
     /// The limits on a client's silence.
     pub timers: Timers,
     /// How many there may be.
     pub places: Arc<Semaphore>,
+    /// What TCP listeners speak TLS with; without, they speak in plain text.
+    pub tls: Option<Arc<ServerConfig>>,
     /// When they must end.
     pub drain: Drain,
 }
@@ -75,10 +79,24 @@ impl Listener {
     /// # Errors
     /// [`BindError`].
     pub async fn bind(address: SocketAddr, reach: Reach) -> Result<Self, BindError> {
-        let failed = |source| BindError { address: address.to_string(), source };
         // SO_REUSEADDR, which tokio sets, takes a port over from closed connections only, not from one who listens; and
         // SO_REUSEPORT, which would share it, is never set (security.md F12).
-        let socket = TcpListener::bind(address).await.map_err(failed)?;
+        let socket = TcpListener::bind(address).await;
+        Self::limited(socket, address, reach)
+    }
+
+    /// Listens on a socket that whoever started us has bound already.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub fn adopt(socket: std::net::TcpListener, address: SocketAddr, reach: Reach) -> Result<Self, BindError> {
+        let socket = socket.set_nonblocking(true).and_then(|()| TcpListener::from_std(socket));
+        Self::limited(socket, address, reach)
+    }
+
+    fn limited(socket: io::Result<TcpListener>, address: SocketAddr, reach: Reach) -> Result<Self, BindError> {
+        let failed = |source| BindError { address: address.to_string(), source };
+        let socket = socket.map_err(failed)?;
         if reach == Reach::Machine && address.ip().is_loopback() {
             // Accepted sockets inherit it, and the first answer of the handshake has it too.
             let limited = match address {
@@ -91,68 +109,42 @@ impl Listener {
         Ok(Self { socket, address })
     }
 
-    /// Listens on all of `addresses`. An IPv6 loopback that this machine does not have is left out with a warning, as
-    /// long as another address remains.
-    ///
-    /// # Errors
-    /// [`BindError`] of the first address that is taken or not this machine's.
-    pub async fn bind_all(addresses: &[SocketAddr], reach: Reach) -> Result<Vec<Self>, BindError> {
-        let mut listeners = Vec::new();
-        for address in addresses {
-            match Self::bind(*address, reach).await {
-                Ok(listener) => listeners.push(listener),
-                Err(error) if addresses.len() > 1 && address.is_ipv6() && is_missing_ipv6(&error.source) => {
-                    tracing::warn!(%address, error = %error.source, "no IPv6 loopback here; not listening on it");
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(listeners)
-    }
-
     /// The address it has, with the port that the system chose for 0.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Accepts until the drain closes, and serves each connection on a task of its own: over TLS, if there is a `tls`.
-    pub async fn serve<S, F, B>(self, terms: Terms, tls: Option<Arc<ServerConfig>>, service: S)
+    /// Accepts until the drain closes, and serves each connection on a task of its own, by the terms of the time.
+    pub async fn serve<S, F, B>(self, terms: watch::Receiver<Terms>, service: S)
     where
         S: Fn(Arrival) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<B>> + Send + 'static,
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: std::error::Error + Send + Sync + 'static,
     {
-        match tls {
-            None => serve(self, &terms, Words::Http, service, connection::serve).await,
-            Some(config) => {
-                let acceptor = TlsAcceptor::from(config);
-                let secured = move |stream, timers, drain, service| {
-                    secured::serve(acceptor.clone(), stream, timers, drain, service)
-                };
-                serve(self, &terms, Words::None, service, secured).await;
-            }
-        }
+        serve(self, terms, service).await;
     }
 }
 
 #[cfg(unix)]
 impl super::unix::UnixSocket {
-    /// Accepts until the drain closes, and serves each connection on a task of its own.
-    pub async fn serve<S, F, B>(self, terms: Terms, service: S)
+    /// Accepts until the drain closes, and serves each connection on a task of its own, by the terms of the time.
+    pub async fn serve<S, F, B>(self, terms: watch::Receiver<Terms>, service: S)
     where
         S: Fn(Arrival) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<B>> + Send + 'static,
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: std::error::Error + Send + Sync + 'static,
     {
-        serve(self, &terms, Words::Http, service, connection::serve).await;
+        serve(self, terms, service).await;
     }
 }
 
 /// Where connections come from.
 pub(super) trait Accept: Send {
-    type Stream: Send + 'static;
+    type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+    /// Whether `tls` of the terms is for it.
+    const MAY_SPEAK_TLS: bool;
 
     /// For the log.
     fn name(&self) -> String;
@@ -165,6 +157,7 @@ pub(super) trait Accept: Send {
 
 impl Accept for Listener {
     type Stream = TcpStream;
+    const MAY_SPEAK_TLS: bool = true;
 
     fn name(&self) -> String {
         self.address.to_string()
@@ -183,25 +176,19 @@ impl Accept for Listener {
     }
 }
 
-/// What a connection beyond the limit is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Words {
-    Http,
-    /// It would be noise before a handshake.
-    None,
-}
-
-/// Accepts from `from`, and has `connection` serve what comes with `service`.
-async fn serve<A, S, C, F>(mut from: A, terms: &Terms, words: Words, service: S, connection: C)
+/// Accepts from `from`, and has each connection served with `service`.
+async fn serve<A, S, F, B>(mut from: A, terms: watch::Receiver<Terms>, service: S)
 where
     A: Accept,
-    S: Clone,
-    C: Fn(A::Stream, Timers, Drain, S) -> F,
-    F: Future<Output = ()> + Send + 'static,
+    S: Fn(Arrival) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: std::error::Error + Send + Sync + 'static,
 {
-    let Terms { timers, places, drain } = terms;
+    // The drain is the listener's own, whatever else changes.
+    let drain = terms.borrow().drain.clone();
     let mut pause = SHORTEST_PAUSE;
-    let (mut turned_away, mut last_word) = (0_u64, None::<Instant>);
+    let (mut failing, mut full) = (Complaint::default(), Complaint::default());
     loop {
         let accepted = tokio::select! {
             accepted = from.accept() => accepted,
@@ -209,37 +196,88 @@ where
         };
         let stream = match accepted {
             Ok(stream) => stream,
+            // One connection's own trouble, and not ours (accept(2)).
+            Err(error) if is_the_clients(&error) => {
+                tracing::debug!(address = from.name(), %error, "a connection ended before it was accepted");
+                continue;
+            }
             Err(error) => {
-                tracing::warn!(address = from.name(), %error, ?pause, "accepting a connection");
-                tokio::time::sleep(pause).await;
+                if let Some(times) = failing.word() {
+                    tracing::warn!(address = from.name(), %error, times, "accepting a connection");
+                }
+                // Connections wait in the system's queue meanwhile. Descriptors come back when others end, so asking
+                // again at once would only keep a core busy.
+                tokio::select! {
+                    () = sleep(pause) => {}
+                    () = drain.closed() => return,
+                }
                 pause = (pause * 2).min(LONGEST_PAUSE);
                 continue;
             }
         };
         pause = SHORTEST_PAUSE;
-        let Ok(place) = Arc::clone(places).try_acquire_owned() else {
-            // Best effort: the socket's buffer of a new connection takes these few bytes at once.
-            if words == Words::Http
+        let Terms { timers, places, tls, drain } = terms.borrow().clone();
+        let tls = tls.filter(|_| A::MAY_SPEAK_TLS);
+        let Ok(place) = places.try_acquire_owned() else {
+            // Best effort: the socket's buffer of a new connection takes these few bytes at once. Before a handshake they
+            // would be noise.
+            if tls.is_none()
                 && let Err(error) = A::turn_away(&stream, FULL)
             {
                 tracing::debug!(%error, "turning a connection away");
             }
-            turned_away += 1;
-            if last_word.is_none_or(|said| said.elapsed() > LONGEST_PAUSE) {
+            if let Some(turned_away) = full.word() {
                 tracing::warn!(address = from.name(), turned_away, "max_connections is reached");
-                last_word = Some(Instant::now());
             }
             continue;
         };
-        let served = connection(stream, *timers, drain.clone(), service.clone());
-        drain.connections().spawn(async move {
-            served.await;
-            drop(place);
-        });
+        let (tracker, service) = (drain.clone(), service.clone());
+        match tls {
+            None => {
+                let served = connection::serve(stream, timers, drain, service);
+                tracker.connections().spawn(async move {
+                    served.await;
+                    drop(place);
+                });
+            }
+            Some(config) => {
+                let served = secured::serve(TlsAcceptor::from(config), stream, timers, drain, service);
+                tracker.connections().spawn(async move {
+                    served.await;
+                    drop(place);
+                });
+            }
+        }
     }
 }
 
-fn is_missing_ipv6(error: &io::Error) -> bool {
+/// A line that is said once a second at most, with how often there was reason to.
+#[derive(Debug, Default)]
+struct Complaint {
+    times: u64,
+    said: Option<Instant>,
+}
+
+impl Complaint {
+    fn word(&mut self) -> Option<u64> {
+        self.times += 1;
+        let is_due = self.said.is_none_or(|said| said.elapsed() >= LONGEST_PAUSE);
+        is_due.then(|| {
+            self.said = Some(Instant::now());
+            self.times
+        })
+    }
+}
+
+fn is_the_clients(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
+    )
+}
+
+/// Whether `address` could not be bound because this machine does not speak IPv6.
+pub fn is_missing_ipv6(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported)
         // EAFNOSUPPORT, which std has no kind for.
         || error.raw_os_error() == Some(97)
@@ -280,7 +318,5 @@ mod tests {
             let second = Listener::bind(address, Reach::Network).await;
             assert_eq!(second.unwrap_err().source.kind(), io::ErrorKind::AddrInUse, "{address}");
         }
-        let taken = Listener::bind_all(&["127.0.0.1:0".parse().unwrap(), held.address()], Reach::Machine).await;
-        assert!(taken.unwrap_err().address.ends_with(&port.to_string()));
     }
 }

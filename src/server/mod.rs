@@ -5,9 +5,10 @@
 pub mod connection;
 pub mod drain;
 pub mod gate;
+pub mod handed;
 mod http2;
 pub mod listener;
-mod secured;
+pub(crate) mod secured;
 #[cfg(unix)]
 pub mod unix;
 pub mod upgrade;
@@ -19,8 +20,9 @@ use std::time::Duration;
 use http::Request;
 use hyper::body::Incoming;
 
-pub use drain::Drain;
+pub use drain::{Drain, Ending};
 pub use gate::judge::Refused;
+pub use handed::Handed;
 pub use listener::{BindError, Listener, Reach, Terms};
 
 use crate::tls::Identity;

@@ -32,6 +32,18 @@ where
         () = drain.closed() => return,
     };
     let Some(stream) = stream else { return };
+    speak(stream, timers, drain, service).await;
+}
+
+/// Serves a connection behind its handshake, in what was agreed on there.
+pub(crate) async fn speak<IO, S, F, B>(stream: TlsStream<IO>, timers: Timers, drain: Drain, service: S)
+where
+    IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    S: Fn(Arrival) -> F,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: std::error::Error + Send + Sync + 'static,
+{
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
         http2::serve(stream, timers, drain, service).await;
     } else {

@@ -28,6 +28,15 @@ pub struct Access {
     pub users: Option<Vec<u32>>,
 }
 
+impl Access {
+    fn users(&self) -> io::Result<Vec<u32>> {
+        match &self.users {
+            Some(users) => Ok(users.clone()),
+            None => Ok(vec![0, own_user()?]),
+        }
+    }
+}
+
 /// A Unix socket that listens. Its file goes when it does.
 #[derive(Debug)]
 pub struct UnixSocket {
@@ -55,13 +64,21 @@ impl UnixSocket {
         };
         let socket = socket.map_err(failed)?;
         let id = fs::symlink_metadata(path).map(|file| (file.dev(), file.ino())).ok();
-        let users = match &access.users {
-            Some(users) => users.clone(),
-            None => vec![0, own_user().map_err(failed)?],
-        };
+        let users = access.users().map_err(failed)?;
         let listener = Self { socket, path: path.to_owned(), id, users, last_word: None };
         fs::set_permissions(path, fs::Permissions::from_mode(access.mode)).map_err(failed)?;
         Ok(listener)
+    }
+
+    /// Listens on a socket that whoever started us has bound already. Its file is theirs: it keeps its mode, and stays.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub fn adopt(socket: std::os::unix::net::UnixListener, path: &Path, access: &Access) -> Result<Self, BindError> {
+        let failed = |source| BindError { address: path.display().to_string(), source };
+        let socket = socket.set_nonblocking(true).and_then(|()| UnixListener::from_std(socket)).map_err(failed)?;
+        let users = access.users().map_err(failed)?;
+        Ok(Self { socket, path: path.to_owned(), id: None, users, last_word: None })
     }
 
     /// Its file.
@@ -84,6 +101,7 @@ impl Drop for UnixSocket {
 
 impl Accept for UnixSocket {
     type Stream = UnixStream;
+    const MAY_SPEAK_TLS: bool = false;
 
     fn name(&self) -> String {
         self.path.display().to_string()

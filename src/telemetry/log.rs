@@ -1,6 +1,6 @@
 //! Log lines on standard error, for people or for machines.
 //!
-//! Filters by target with a plain list: patterns would cost the binary 600 KB. Imports nothing of ours.
+//! Filters by target with a plain list: patterns would cost the binary 600 KB. Imports nothing of ours but its neighbors.
 
 use std::str::FromStr;
 
@@ -8,6 +8,9 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Layer, Registry};
+
+use super::level::Dial;
+use super::terminal::Terminal;
 
 /// Targets that are never logged below this, whatever the config says: at trace level they print what they sign or
 /// parse, credentials included (aws.md B1).
@@ -61,22 +64,41 @@ impl FromStr for Level {
     }
 }
 
+/// How text for people is set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// Lines of words and `key=value`, for files.
+    Plain,
+    /// Aligned and colored, for a terminal.
+    Terminal,
+}
+
 impl Settings {
+    /// A subscriber that writes to `writer`, and what changes its level.
+    pub fn adjustable<W>(&self, writer: W, look: Look) -> (impl tracing::Subscriber + Send + Sync + use<W>, Dial)
+    where
+        W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+    {
+        let (dial, filter) = Dial::new(&self.level);
+        let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(false);
+        let lines = match (self.format, look) {
+            (Format::Json, _) => lines.json().flatten_event(true).with_filter(filter).boxed(),
+            (Format::Text, Look::Plain) => lines.with_filter(filter).boxed(),
+            (Format::Text, Look::Terminal) => lines.event_format(Terminal).with_filter(filter).boxed(),
+        };
+        (Registry::default().with(lines), dial)
+    }
+
     /// A subscriber that writes to `writer`.
     pub fn subscriber<W>(&self, writer: W) -> impl tracing::Subscriber + Send + Sync + use<W>
     where
         W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
     {
-        let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(false);
-        let filter = capped(&self.level.0);
-        match self.format {
-            Format::Text => Registry::default().with(lines.with_filter(filter).boxed()),
-            Format::Json => Registry::default().with(lines.json().flatten_event(true).with_filter(filter).boxed()),
-        }
+        self.adjustable(writer, Look::Plain).0
     }
 }
 
-fn capped(targets: &Targets) -> Targets {
+pub(super) fn capped(targets: &Targets) -> Targets {
     let default = targets.default_level().unwrap_or(LevelFilter::OFF);
     // A directive holds for all targets that begin with it, so one for a part of a capped target is capped as well.
     let cap_of = |target: &str| CAPPED.into_iter().find(|(name, _)| target.starts_with(name)).map(|(_, cap)| cap);

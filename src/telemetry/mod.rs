@@ -1,5 +1,11 @@
-//! What the program says of itself: logs.
+//! What the program says of itself: logs, and the last requests.
 //!
 //! Metrics live with the modules that count; all are shown by one registry. Imports nothing of ours.
 
+pub mod history;
+pub mod level;
+pub mod lines;
 pub mod log;
+pub mod pace;
+pub mod phases;
+mod terminal;

@@ -3,7 +3,7 @@
 //! Handshakes go on with the last good pair while the files do not fit together, as they do for a moment while somebody
 //! replaces one after the other. Imports nothing else of ours.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -63,11 +63,11 @@ impl Certificate {
         Ok(Arc::new(config))
     }
 
-    /// Looks at the files from time to time, for ever.
-    pub async fn follow(self: Arc<Self>) {
+    /// Looks at the files from time to time, for as long as anybody shows it.
+    pub async fn follow(certificate: Weak<Self>) {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
-            let certificate = Arc::clone(&self);
+            let Some(certificate) = certificate.upgrade() else { return };
             // A network file system may take its time, and other tasks must not wait for it.
             if let Err(error) = tokio::task::spawn_blocking(move || certificate.look()).await {
                 tracing::error!(%error, "looking at the certificate of [proxy] tls");

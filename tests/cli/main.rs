@@ -1,6 +1,8 @@
 //! The binary itself: arguments, environment, signals, exit codes, and what it prints.
 
 #[cfg(test)]
+mod ca;
+#[cfg(test)]
 mod causes;
 #[cfg(test)]
 mod commands;
@@ -10,6 +12,8 @@ mod credentials;
 mod exec;
 #[cfg(test)]
 mod init;
+#[cfg(test)]
+mod keeping;
 #[cfg(test)]
 mod local;
 #[cfg(test)]

@@ -5,6 +5,8 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use standin::{Authority, Gateway};
@@ -58,7 +60,7 @@ fn ended(child: Child) -> Output {
     let (tell, told) = std::sync::mpsc::channel();
     std::thread::spawn(move || tell.send(child.wait_with_output()).ok());
     let Ok(output) = told.recv_timeout(DEADLINE) else {
-        kill("KILL", id);
+        signal("KILL", id);
         panic!("this should have ended long ago");
     };
     let output = output.unwrap();
@@ -67,11 +69,6 @@ fn ended(child: Child) -> Output {
         out: String::from_utf8(output.stdout).unwrap(),
         err: String::from_utf8(output.stderr).unwrap(),
     }
-}
-
-fn kill(signal: &str, id: u32) {
-    let kill = format!("kill -{signal} {id}");
-    assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
 }
 
 /// A folder with a config in it.
@@ -86,20 +83,30 @@ pub(crate) struct Running {
     child: Child,
     lines: mpsc::UnboundedReceiver<String>,
     said: Vec<String>,
+    deaf: Arc<AtomicBool>,
 }
 
 impl Running {
     /// Starts it in `folder`; its standard error is read line by line.
     pub(crate) fn start(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
-        let mut child = command(folder, arguments, variables).spawn().unwrap();
+        Self::follow(command(folder, arguments, variables).spawn().unwrap())
+    }
+
+    fn follow(mut child: Child) -> Self {
         let stderr = child.stderr.take().unwrap();
         let (say, lines) = mpsc::unbounded_channel();
+        let deaf = Arc::<AtomicBool>::default();
+        let is_deaf = Arc::clone(&deaf);
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines() {
                 drop(say.send(line.unwrap()));
+                while is_deaf.load(Ordering::Relaxed) {
+                    // The pipe stays open, and nobody reads.
+                    std::thread::park();
+                }
             }
         });
-        Self { child, lines, said: Vec::new() }
+        Self { child, lines, said: Vec::new(), deaf }
     }
 
     /// Waits for a line that has all of `words`.
@@ -124,9 +131,41 @@ impl Running {
         serde_json::from_str::<serde_json::Value>(&line).unwrap()["address"].as_str().unwrap().parse().unwrap()
     }
 
+    /// Starts it through a shell, which runs `line` with the program and its arguments behind it, and with `stdin`.
+    pub(crate) fn start_by(
+        folder: &Path,
+        line: &str,
+        arguments: &[&str],
+        stdin: Stdio,
+        variables: &[(&str, &str)],
+    ) -> Self {
+        let mut command = Command::new("sh");
+        command.args(["-c", line, "sh", env!("CARGO_BIN_EXE_countersign")]).args(arguments);
+        command.current_dir(folder).env_clear().env("HOME", folder).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        command.env("AWS_EC2_METADATA_DISABLED", "true").envs(variables.iter().copied());
+        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self::follow(command.spawn().unwrap())
+    }
+
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Reads no more of its standard error, which stays open.
+    pub(crate) fn stop_reading(&self) {
+        self.deaf.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits for its end; returns its exit code.
+    pub(crate) async fn code(mut self) -> i32 {
+        let waited = tokio::task::spawn_blocking(move || self.child.wait().unwrap().code().unwrap());
+        within(waited).await.unwrap()
+    }
+
     /// Sends it a signal.
     pub(crate) fn signal(&self, name: &str) {
-        kill(name, self.child.id());
+        signal(name, self.child.id());
     }
 
     /// Waits for its end; returns its exit code and all it said.
@@ -146,16 +185,23 @@ impl Drop for Running {
     }
 }
 
-/// Status and text of one GET.
-pub(crate) async fn get(address: SocketAddr, target: &str) -> (u16, String) {
-    ask(address, target).await.unwrap()
+/// Sends a process a signal.
+pub(crate) fn signal(name: &str, id: u32) {
+    let kill = format!("kill -{name} {id}");
+    assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
 }
 
-async fn ask(address: SocketAddr, target: &str) -> std::io::Result<(u16, String)> {
+/// Status and text of one GET.
+pub(crate) async fn get(address: SocketAddr, target: &str) -> (u16, String) {
+    request("GET", address, target).await.unwrap()
+}
+
+/// Status and text of one request without a body.
+pub(crate) async fn request(method: &str, address: SocketAddr, target: &str) -> std::io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(address).await?;
-    let request =
-        format!("GET {target} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nx-request-id: cli-1\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
+    let head =
+        format!("{method} {target} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nx-request-id: cli-1\r\n\r\n");
+    stream.write_all(head.as_bytes()).await?;
     let mut answer = String::new();
     within(stream.read_to_string(&mut answer)).await?;
     let status = answer.get(9..12).unwrap().parse().unwrap();

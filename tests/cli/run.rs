@@ -4,7 +4,7 @@ use std::net::TcpListener;
 
 use standin::{Answer, AppClient, Authority, Authorizer, Gateway, TokenEndpoint};
 
-use crate::process::{API, HEAD, Running, call, folder, get, route, trusting, within};
+use crate::process::{API, HEAD, Running, call, folder, get, request, route, trusting, within};
 
 async fn gateway(authority: &Authority) -> Gateway {
     Gateway::builder().tls(authority, &[API]).method("/prod", Authorizer::Open).start().await
@@ -189,4 +189,61 @@ async fn warnings_of_the_config_are_logged() {
     let mut running = Running::start(folder.path(), &["run"], &[]);
     let line = running.line(&["WARN", "\"config\""]).await;
     assert!(line.contains("countersign.toml") && !line.contains("literal-secret-4d"), "{line}");
+}
+
+#[tokio::test]
+async fn the_level_of_the_log_can_be_changed_while_it_runs() {
+    let authority = Authority::new();
+    let gateway = gateway(&authority).await;
+    let head = HEAD.replace("[log]", "[log]\nlevel = \"error,countersign=info\"");
+    let folder = trusting(&authority, &format!("{head}{}", route(&gateway, "none")));
+    let mut running = Running::start(folder.path(), &["run"], &[]);
+    let (proxy, admin) = (running.address("proxy").await, running.address("admin").await);
+    assert_eq!(get(proxy, "/before").await.0, 200);
+    let (status, text) = request("PUT", admin, "/api/log-level?level=info").await.unwrap();
+    assert!(status == 200 && text.ends_with("\r\n\r\ninfo\n"), "{text}");
+    assert_eq!(get(proxy, "/after").await.0, 200);
+    running.line(&["\"access\"", "/after"]).await;
+    let (status, text) = request("PUT", admin, "/api/log-level?level=loud").await.unwrap();
+    assert!(status == 400 && text.contains("\"loud\" is no level"), "{text}");
+    assert_eq!(request("POST", admin, "/api/log-level?level=off").await.unwrap().0, 405);
+    let (_, text) = request("DELETE", admin, "/api/log-level").await.unwrap();
+    assert!(text.ends_with("countersign=info,error\n"), "{text}");
+    assert_eq!(get(proxy, "/last").await.0, 200);
+    running.signal("TERM");
+    let (code, said) = running.ended().await;
+    assert_eq!(code, 0);
+    assert!(!said.contains("/before") && !said.contains("/last"), "{said}");
+    assert_eq!(said.matches("the log's level was changed").count(), 2, "{said}");
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_costs_lines_and_no_request() {
+    let authority = Authority::new();
+    let gateway = gateway(&authority).await;
+    let config = HEAD.replace("[upstream]", "level = \"trace\"\n[upstream]");
+    let folder = trusting(&authority, &format!("{config}{}", route(&gateway, "none")));
+    let mut running = Running::start(folder.path(), &["run"], &[]);
+    let (proxy, admin) = (running.address("proxy").await, running.address("admin").await);
+    running.stop_reading();
+    let lost = async || {
+        let (_, page) = get(admin, "/metrics").await;
+        let line = page.lines().find_map(|line| line.strip_prefix("countersign_log_lines_lost_total "));
+        line.unwrap().parse::<u64>().unwrap()
+    };
+    let mut requests = 0;
+    while lost().await == 0 {
+        for _ in 0..50 {
+            assert_eq!(get(proxy, "/").await.0, 200);
+        }
+        requests += 50;
+        assert!(requests < 5_000, "the pipe takes everything");
+    }
+    // Nobody has time to lose from here on, either.
+    for _ in 0..50 {
+        assert_eq!(get(proxy, "/").await.0, 200);
+    }
+    assert_eq!(get(admin, "/livez").await.0, 200);
+    running.signal("TERM");
+    assert_eq!(running.code().await, 0);
 }

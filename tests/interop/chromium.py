@@ -17,7 +17,7 @@ PATIENCE = 30.0  # seconds; a cold start on a busy machine takes three
 class Chromium:
     """A running browser. Its pages do everything; this only opens them (DevTools protocol, Target domain)."""
 
-    def __init__(self, *flags: str):
+    def __init__(self, *flags: str, proxy: str | None = None, home: str | None = None):
         program = shutil.which("chromium") or shutil.which("chromium-browser")
         if program is None:
             pytest.fail("chromium is not installed: run tests/interop/packages as root (Debian: chromium)", pytrace=False)
@@ -31,9 +31,10 @@ class Chromium:
              "--headless=new", "--no-sandbox", "--remote-debugging-pipe", f"--user-data-dir={self._profile.name}",
              "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
              "--disable-gpu", "--disable-background-timer-throttling", "--disable-renderer-backgrounding",
-             "--disable-dev-shm-usage", "--disable-popup-blocking", "--no-proxy-server", *flags, "about:blank"],
+             "--disable-dev-shm-usage", "--disable-popup-blocking",
+             f"--proxy-server={proxy}" if proxy else "--no-proxy-server", *flags, "about:blank"],
             pass_fds=(theirs_in, theirs_out), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            start_new_session=True,
+            start_new_session=True, env=os.environ | ({"HOME": home} if home else {}),
         )  # fmt: skip
         os.close(theirs_in)
         os.close(theirs_out)

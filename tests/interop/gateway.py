@@ -297,7 +297,7 @@ def verify_bearer(seen: Seen, tokens: set[str]) -> list[str]:
 class Gateway:
     """Serves three stages: /prod wants SigV4, /bearer wants a token, /open wants neither."""
 
-    def __init__(self):
+    def __init__(self, port=0):
         self.keys: dict[str, Keys] = {}
         self.tokens: set[str] = set()
         self.handlers = {}  # path -> function(sock, seen), instead of the JSON answer
@@ -311,7 +311,7 @@ class Gateway:
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.set_alpn_protocols(["http/1.1"])
         self.ca.issue_cert(f"*.execute-api.{REGION}.amazonaws.com", "localhost", "127.0.0.1").configure_cert(self._context)
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self._listener = socket.create_server(("127.0.0.1", port), backlog=128)
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 

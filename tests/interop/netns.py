@@ -60,8 +60,11 @@ def _unshare():
     pytest.skip(f"{reason}; run as root or allow unprivileged user namespaces")
 
 
-def settle(names, addresses=()):
-    """Inside: brings lo up, gives it `addresses`, and lets `names` mean 127.0.0.1 for everything that starts here."""
+def settle(names, addresses=(), lookup="files"):
+    """Inside: brings lo up, gives it `addresses`, and lets `names` mean 127.0.0.1 for everything that starts here.
+
+    `lookup` is how names are looked up (nsswitch.conf).
+    """
     _command("ip", "link", "set", "lo", "up")
     for address in addresses:
         _command("ip", "address", "add", f"{address}/32", "dev", "lo")
@@ -69,7 +72,7 @@ def settle(names, addresses=()):
     _mount_over("/etc/hosts", "\n".join(lines) + "\n")
     # Name services such as systemd-resolved answer through a socket that leads out of the namespace.
     if os.path.exists("/etc/nsswitch.conf"):
-        _mount_over("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\nservices: files\n")
+        _mount_over("/etc/nsswitch.conf", f"passwd: files\ngroup: files\nhosts: {lookup}\nservices: files\n")
 
 
 def _mount_over(path, text):

@@ -104,8 +104,9 @@ def test_a_socket_is_for_its_owner(gateway, start, open_folder, mode):
     ask = ["--unix-socket", str(path), "--output", "/dev/null", "--write-out", "%{http_code}", "http://localhost/signed"]
     assert curl(*ask) == (0, "200")
     code, status = curl(*ask, user=NOBODY)
-    # 7: connecting is denied by the mode. 52 and 56: closed without a byte, by the kernel's word on who connects.
-    assert (code in ([7] if mode == "0600" else [52, 56]), status) == (True, "000"), code
+    # 7: connecting is denied by the mode. 52 and 56: closed without a byte, by the kernel's word on who connects; 7, too, if
+    # curl looks late.
+    assert (code in ([7] if mode == "0600" else [7, 52, 56]), status) == (True, "000"), code
 
 
 @OTHER_USERS

@@ -154,7 +154,7 @@ async fn an_endless_head_is_a_reset() {
 #[tokio::test]
 async fn an_upload_that_stalls_is_the_clients_fault() {
     for plan in [Plan::open().alpn(Alpn::Http1), Plan::open().alpn(Alpn::Http2), Plan::sigv4()] {
-        let world = plan.upstream("body_idle_timeout = \"200ms\"").start().await;
+        let world = plan.upstream("upload_idle_timeout = \"200ms\"").start().await;
         let mut client = world.countersign.connect().await;
         client.writer.send("PUT / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10\r\n\r\npart").await;
         assert_eq!(client.reader.answer("PUT").await.verdict(), (408, "request-timeout"));

@@ -75,7 +75,7 @@ async fn methods_that_would_echo_or_tunnel_are_refused() {
         ("TRACE / HTTP/1.1\r\nhost: localhost\r\n\r\n", (405, "method-not-allowed")),
         ("TRACK / HTTP/1.1\r\nhost: localhost\r\n\r\n", (405, "method-not-allowed")),
         ("CONNECT localhost:443 HTTP/1.1\r\nhost: localhost:443\r\n\r\n", (405, "method-not-allowed")),
-        ("CONNECT evil.test:443 HTTP/1.1\r\nhost: evil.test:443\r\n\r\n", (403, "caller-refused")),
+        ("CONNECT evil.test:443 HTTP/1.1\r\nhost: evil.test:443\r\n\r\n", (405, "method-not-allowed")),
         ("get / HTTP/1.1\r\nhost: localhost\r\n\r\n", (405, "method-not-allowed")),
         ("PROPFIND / HTTP/1.1\r\nhost: localhost\r\n\r\n", (405, "method-not-allowed")),
         ("GET * HTTP/1.1\r\nhost: localhost\r\n\r\n", (400, "bad-request")),
@@ -90,7 +90,7 @@ async fn methods_that_would_echo_or_tunnel_are_refused() {
 async fn an_absolute_target_is_judged_by_its_own_host() {
     let world = Plan::bearer().start().await;
     let request = |target: &str, host: &str| format!("GET {target} HTTP/1.1\r\nhost: {host}\r\n\r\n");
-    refused(&world, request("http://evil.test/x", "localhost"), (403, "caller-refused")).await;
+    refused(&world, request("http://evil.test/x", "localhost"), (404, "no-route")).await;
     refused(&world, request("http://a@localhost/x", "localhost"), (400, "bad-request")).await;
     let answer = world.countersign.connect().await.raw(request("http://localhost:8080/x?y", "evil.test")).await;
     assert_eq!(answer.status, 200);

@@ -57,6 +57,35 @@ async fn a_full_route_leaves_room_for_others() {
 }
 
 #[tokio::test]
+async fn an_upstream_that_hangs_leaves_half_of_all_places_to_others() {
+    let (responder, mut taken) = hold();
+    let other = "[[route]]\npath = \"/other\"\nauth = \"none\"\nconnect_to = \"localhost:PORT\"\n\
+                 upstream = \"https://abc123.execute-api.ap-northeast-1.amazonaws.com/prod\"\n";
+    let twin = other.replace("/other", "/twin").replace("localhost", "127.0.0.1");
+    let plan = Plan::open().proxy("max_in_flight = 5").add(other).add(&twin).respond("/prod/held", responder);
+    let world = plan.start().await;
+    let (mut clients, mut all) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        let mut client = world.countersign.connect().await;
+        client.writer.request("GET", "/held", &[], b"").await;
+        all.push(held(&mut taken).await);
+        clients.push(client);
+    }
+    // Another route to the same upstream has no places of its own.
+    for path in ["/", "/twin"] {
+        assert_eq!(world.get(path).await.verdict(), (503, "overloaded"), "{path}");
+    }
+    for _ in 0..5 {
+        assert_eq!(world.get("/other").await.status, 200);
+    }
+    for (mut client, held) in clients.into_iter().zip(all) {
+        held.answer_with(full("late"));
+        assert_eq!(client.reader.answer("GET").await.text(), "late");
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
 async fn a_connection_too_many_is_told_so() {
     let world = Plan::open().proxy("max_connections = 2").start().await;
     let (mut one, mut two) = (world.countersign.connect().await, world.countersign.connect().await);

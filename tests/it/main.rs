@@ -16,6 +16,8 @@ mod egress;
 #[cfg(test)]
 mod errors;
 #[cfg(test)]
+mod forward;
+#[cfg(test)]
 mod gate;
 #[cfg(test)]
 mod guard;
@@ -25,6 +27,10 @@ mod hostile;
 mod hygiene;
 #[cfg(test)]
 mod identity;
+#[cfg(test)]
+mod intercept;
+#[cfg(test)]
+mod ledger;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]
@@ -36,7 +42,11 @@ mod pool;
 #[cfg(test)]
 mod refusal;
 #[cfg(test)]
+mod reload;
+#[cfg(test)]
 mod renewals;
+#[cfg(test)]
+mod retry;
 #[cfg(test)]
 mod role;
 #[cfg(test)]
@@ -46,7 +56,11 @@ mod routes;
 #[cfg(test)]
 mod sigv4;
 #[cfg(test)]
+mod soak;
+#[cfg(test)]
 mod socket;
+#[cfg(test)]
+mod status;
 #[cfg(test)]
 mod stop;
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use countersign::app::Ended;
+use standin::Alpn;
 use standin::body::{channel, full};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -32,6 +33,35 @@ async fn a_stop_loses_nothing() {
     assert!(busy.reader.is_over().await);
     assert_eq!(world.countersign.ended().await, Ended { cut: 0 });
     assert!(TcpStream::connect(world.countersign.proxy).await.is_err());
+    world.finish_stopped();
+}
+
+/// T94, with requests that last until the test answers them.
+#[tokio::test]
+async fn two_hundred_requests_under_way_are_answered() {
+    let (responder, mut taken) = hold();
+    // One connection of HTTP/2 to the API has room for fewer at the same time.
+    let mut world = Plan::bearer().alpn(Alpn::Http1).respond("/prod/held", responder).start().await;
+    let (mut clients, mut requests) = (Vec::new(), Vec::new());
+    for number in 0..200 {
+        let mut client = world.countersign.connect().await;
+        client.writer.request("GET", &format!("/held/{number}"), &[], b"").await;
+        clients.push(client);
+        requests.push(held(&mut taken).await);
+    }
+    world.countersign.stop();
+    within(async { while world.countersign.page("/readyz").await.status != 503 {} }).await;
+    for number in 0..50 {
+        assert_eq!(world.get(&format!("/late/{number}")).await.status, 200);
+    }
+    for (request, number) in requests.into_iter().zip(0..) {
+        request.answer_with(full(format!("whole {number}")));
+    }
+    for (client, number) in clients.iter_mut().zip(0..) {
+        let answer = client.reader.answer("GET").await;
+        assert_eq!((answer.status, answer.text()), (200, format!("whole {number}")));
+    }
+    assert_eq!(world.countersign.ended().await, Ended { cut: 0 });
     world.finish_stopped();
 }
 
@@ -90,6 +120,37 @@ async fn a_second_signal_ends_it_at_once() {
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
     drop(held_for_good);
     world.finish_stopped();
+}
+
+#[tokio::test]
+async fn a_post_with_the_token_stops_it_and_nothing_else_does() {
+    let plan = Plan::open().secret("QUIT_TOKEN", "quit-token-0a1b2c3d").admin("quit_token = { env = \"QUIT_TOKEN\" }");
+    let mut world = plan.start().await;
+    let (admin, health) = (world.countersign.admin, world.countersign.health);
+    let right = ("x-countersign-token", "quit-token-0a1b2c3d");
+    let ask = async |address, method, fields: &[(&str, &str)]| {
+        world.countersign.connect_to(address).await.ask(method, "/quitquitquit", fields, b"").await.status
+    };
+    assert_eq!(ask(admin, "POST", &[]).await, 401);
+    assert_eq!(ask(admin, "POST", &[("x-countersign-token", "quit-token")]).await, 401);
+    assert_eq!(ask(admin, "GET", &[right]).await, 405);
+    assert_eq!(ask(admin, "POST", &[right, ("origin", "http://localhost")]).await, 403);
+    assert_eq!(ask(health, "POST", &[right]).await, 405);
+    assert_eq!(world.countersign.page("/readyz").await.status, 200);
+    assert_eq!(ask(admin, "POST", &[right]).await, 200);
+    assert_eq!(world.countersign.ended().await, Ended { cut: 0 });
+    world.finish_stopped();
+}
+
+#[tokio::test]
+async fn without_a_token_there_is_no_page_that_stops_it() {
+    let world = Plan::open().start().await;
+    let admin = world.countersign.admin;
+    for method in ["POST", "GET"] {
+        let answer = world.countersign.connect_to(admin).await.ask(method, "/quitquitquit", &[], b"").await;
+        assert_eq!(answer.status, 404);
+    }
+    world.finish().await;
 }
 
 #[tokio::test]

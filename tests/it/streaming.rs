@@ -1,12 +1,14 @@
 //! Bodies that pass as they come, in both directions and at the same time, and byte for byte.
 
+use std::time::Duration;
+
 use aws_lc_rs::digest::{Context, SHA256};
 use bytes::Bytes;
 use standin::body::{channel, full};
 use standin::{Alpn, BodyEnd};
 use tokio::task::JoinSet;
 
-use crate::support::{Piece, Plan, held, hold, piece, within};
+use crate::support::{Piece, Plan, held, hold, pass, piece, within};
 
 const LARGE: usize = 64 << 20;
 const STEP: usize = 1 << 20;
@@ -233,4 +235,41 @@ async fn an_answer_reaches_a_client_that_has_closed_its_side() {
     held.answer_with(full("late"));
     assert_eq!(client.reader.answer("POST").await.text(), "late");
     world.finish().await;
+}
+
+/// A stream that is silent for five minutes at a time lives, for as long as it will; one that is silent for longer than
+/// an API may be is cut where the client can see it.
+async fn a_quarter_of_an_hour_of_silences(alpn: Alpn) {
+    let (responder, mut taken) = hold();
+    let world = Plan::bearer().alpn(alpn).respond("/prod/events", responder).start().await;
+    let mut client = world.countersign.connect().await;
+    client.writer.request("GET", "/events", &[("accept", "text/event-stream")], b"").await;
+    let (mut api, body) = channel(1);
+    held(&mut taken).await.answer_with(body);
+    assert_eq!(client.reader.head("GET").await.status, 200);
+    for number in 0..4 {
+        let event = format!("data: {number}\n\n");
+        within(api.send_data(Bytes::from(event.clone()))).await.unwrap();
+        assert_eq!(client.reader.piece().await, Piece::Data(event.into_bytes()));
+        // In steps, so that pings over HTTP/2 can be answered in between.
+        for _ in 0..15 {
+            pass(Duration::from_secs(20)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    pass(Duration::from_secs(31)).await;
+    assert_eq!(client.reader.piece().await, Piece::Cut);
+    world.countersign.until(|metrics| metrics.ended("upstream-truncated") == 1).await;
+    drop(api);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn silent_events_over_http_1() {
+    a_quarter_of_an_hour_of_silences(Alpn::Http1).await;
+}
+
+#[tokio::test]
+async fn silent_events_over_http_2() {
+    a_quarter_of_an_hour_of_silences(Alpn::Http2).await;
 }

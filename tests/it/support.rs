@@ -1,6 +1,8 @@
 //! The sidecar under test, and what stands around it.
 
 mod client;
+mod frames;
+mod ledger;
 mod log;
 mod metrics;
 mod wire;
@@ -14,15 +16,19 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use countersign::app::{Ended, Sidecar};
+use countersign::app::{Ended, Sidecar, Surroundings};
 use countersign::clock::Clock;
 use countersign::config::{self, Environment, Source};
+use countersign::proxy::pool::Names;
+use countersign::reload::Reloader;
 use standin::Authority;
 use tempfile::TempDir;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
 
 pub(crate) use client::{Answer, Client, Piece};
+pub(crate) use frames::{FrameUpstream, Frames, INTERNAL_ERROR, NO_ERROR, REFUSED_STREAM};
+pub(crate) use ledger::{Done, Ledger};
 pub(crate) use metrics::Metrics;
 pub(crate) use wire::{Line, Wire};
 pub(crate) use world::{Held, Plan, World, app_client, held, hold, iam, piece, seen, token, user};
@@ -50,13 +56,19 @@ pub(crate) async fn pass(time: Duration) {
 pub(crate) struct Setup {
     listen: String,
     proxy: String,
+    admin: String,
     upstream: String,
     rest: String,
     environment: Vec<(String, String)>,
     secrets: Vec<String>,
     folder: TempDir,
     clock: Clock,
+    names: Names,
+    reloading: bool,
 }
+
+/// What the config file is called, where it is followed.
+pub(crate) const CONFIG: &str = "countersign.toml";
 
 impl Setup {
     /// Listens on free ports, and trusts `authority` besides the system's roots.
@@ -64,16 +76,20 @@ impl Setup {
         let folder = TempDir::new().unwrap();
         authority.write_pem(folder.path());
         let listen = "\"127.0.0.1:0\"".to_owned();
-        let (proxy, upstream, rest) = (String::new(), "ca_file = \"ca.pem\"\n".to_owned(), String::new());
+        let (proxy, admin) = (String::new(), String::new());
+        let (upstream, rest) = ("ca_file = \"ca.pem\"\n".to_owned(), String::new());
         Self {
             listen,
             proxy,
+            admin,
             upstream,
             rest,
             environment: Vec::new(),
             secrets: Vec::new(),
             folder,
             clock: Clock::system(),
+            names: Names::system(),
+            reloading: false,
         }
     }
 
@@ -87,6 +103,13 @@ impl Setup {
     pub(crate) fn proxy(mut self, lines: &str) -> Self {
         self.proxy += lines;
         self.proxy.push('\n');
+        self
+    }
+
+    /// Lines of `[admin]`.
+    pub(crate) fn admin(mut self, lines: &str) -> Self {
+        self.admin += lines;
+        self.admin.push('\n');
         self
     }
 
@@ -123,6 +146,12 @@ impl Setup {
         self
     }
 
+    /// Where upstreams' names are looked up.
+    pub(crate) fn names(mut self, names: Names) -> Self {
+        self.names = names;
+        self
+    }
+
     /// A file beside the config, to be named by its name alone. Its content must never be shown.
     pub(crate) fn secret_file(mut self, name: &str, content: &str) -> Self {
         write_private(&self.folder.path().join(name), content);
@@ -136,6 +165,12 @@ impl Setup {
         self
     }
 
+    /// The config is a file, and is taken up anew when that changes.
+    pub(crate) fn reloading(mut self) -> Self {
+        self.reloading = true;
+        self
+    }
+
     /// The folder of the config.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
@@ -143,17 +178,27 @@ impl Setup {
 
     /// Runs it.
     pub(crate) async fn start(self) -> Countersign {
-        let Self { listen, proxy, upstream, rest, environment, secrets, folder, clock } = self;
+        let Self { listen, proxy, admin, upstream, rest, environment, secrets, folder, clock, names, reloading } = self;
         let log = log::Log::shared();
         let text = format!(
             "[proxy]\nlisten = [{listen}]\n{proxy}\n[admin]\nlisten = \"127.0.0.1:0\"\n\
-             health_listen = \"127.0.0.1:0\"\n\n[upstream]\n{upstream}\n{rest}"
+             health_listen = \"127.0.0.1:0\"\n{admin}\n[upstream]\n{upstream}\n{rest}"
         );
         let source = Source { name: "test".to_owned(), text, folder: folder.path().to_owned() };
-        let compiled =
-            config::load(&source, &Environment::new(environment)).unwrap_or_else(|report| panic!("{report}"));
+        let environment = Environment::new(environment);
+        let compiled = config::load(&source, &environment).unwrap_or_else(|report| panic!("{report}"));
         let said_before = log.length();
-        let sidecar = Box::pin(Sidecar::bind(compiled, clock)).await.unwrap();
+        let reload = Arc::<Notify>::default();
+        let reloader = reloading.then(|| {
+            let path = folder.path().join(CONFIG);
+            std::fs::write(&path, &source.text).unwrap();
+            Reloader::new(Some(path), &compiled, environment, Arc::clone(&reload))
+        });
+        let surroundings = Surroundings { names, ..Surroundings::new(clock) };
+        let mut sidecar = Box::pin(Sidecar::bind_in(compiled, surroundings)).await.unwrap();
+        if let Some(reloader) = reloader {
+            sidecar = sidecar.reloading(reloader);
+        }
         let addresses = sidecar.addresses();
         let (stop, stopped) = oneshot::channel();
         let (hurry, hurried) = oneshot::channel();
@@ -166,6 +211,8 @@ impl Setup {
             health: addresses.health.unwrap(),
             stop: Some(stop),
             hurry: Some(hurry),
+            text: source.text,
+            reload,
             running,
             secrets,
             own_words: OwnWords::default(),
@@ -212,6 +259,9 @@ pub(crate) struct Countersign {
     pub(crate) health: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     hurry: Option<oneshot::Sender<()>>,
+    /// The config that it was started with.
+    pub(crate) text: String,
+    reload: Arc<Notify>,
     running: JoinSet<Ended>,
     secrets: Vec<String>,
     own_words: OwnWords,
@@ -280,6 +330,15 @@ impl Countersign {
     /// Writes a file beside the config anew.
     pub(crate) fn write(&self, name: &str, content: &str) {
         write_private(&self.folder.path().join(name), content);
+    }
+
+    /// Has `text` take the place of the config, as SIGHUP does; returns what is counted once it is judged.
+    pub(crate) async fn reload(&self, text: &str) -> Metrics {
+        let judged = |metrics: &Metrics| metrics.count("countersign_config_reloads_total", &[]);
+        let before = judged(&self.metrics().await);
+        self.write(CONFIG, text);
+        self.reload.notify_one();
+        self.until(|metrics| judged(metrics) > before).await
     }
 
     /// The folder of the config.

@@ -350,6 +350,31 @@ async fn a_stop_ends_http_2_connections_without_losing_a_request() {
 }
 
 #[tokio::test]
+async fn a_stop_tells_http_2_connections_to_go_while_it_still_accepts_others() {
+    let authority = Authority::new();
+    let (responder, mut taken) = hold();
+    let mut world = listening(Plan::open(), &authority).respond("/prod/held", responder).start().await;
+    let (mut first, mut others) = (JoinSet::new(), JoinSet::new());
+    let mut used = Client::over(dial(&world, &authority, &PROTOCOLS).await.unwrap(), &mut first).await;
+    assert_eq!(used.get("/").await.status, 200);
+    let mut busy = Client::over(dial(&world, &authority, &PROTOCOLS).await.unwrap(), &mut others).await;
+    let request = busy.request("GET", "/held").body(Full::default()).unwrap();
+    let (told, ()) = tokio::join!(busy.ask(request), async {
+        let held = held(&mut taken).await;
+        world.countersign.stop();
+        // It has nothing to wait for, and goes while the other is still busy.
+        within(first.join_next()).await.unwrap().unwrap();
+        let mut late = Client::over(dial(&world, &authority, &PROTOCOLS).await.unwrap(), &mut others).await;
+        assert_eq!(late.get("/late").await.status, 200, "a connection that comes now has its request answered");
+        held.answer_with(full("whole"));
+    });
+    assert_eq!(&told.body[..], b"whole");
+    assert_eq!(world.countersign.ended().await, Ended { cut: 0 });
+    drop((used, busy));
+    world.finish_stopped();
+}
+
+#[tokio::test]
 async fn a_silent_http_2_connection_ends() {
     let authority = Authority::new();
     let world = listening(Plan::open(), &authority).proxy("idle_timeout = \"300ms\"").start().await;
@@ -375,6 +400,30 @@ async fn an_answer_that_nobody_takes_ends_its_http_2_connection() {
     within(tasks.join_next()).await.unwrap().unwrap();
     drop(response);
     world.countersign.until(|metrics| metrics.ended("client-aborted") == 1).await;
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_takes_ends_though_its_connection_is_busy() {
+    let authority = Authority::new();
+    let (responder, mut taken) = hold();
+    let plan = listening(Plan::open(), &authority).respond("/prod/held", responder);
+    let world = plan.proxy("idle_timeout = \"300ms\"").start().await;
+    let mut tasks = JoinSet::new();
+    let mut client = Client::over(dial(&world, &authority, &PROTOCOLS).await.unwrap(), &mut tasks).await;
+    let request = client.request("GET", "/held").body(Full::default()).unwrap();
+    let (response, _) = tokio::join!(client.send(request), async {
+        held(&mut taken).await.answer_with(full(vec![b'x'; 32 * 1024 * 1024]))
+    });
+    within(async {
+        while world.countersign.metrics().await.ended("client-aborted") == 0 {
+            assert_eq!(client.get("/").await.status, 200);
+        }
+    })
+    .await;
+    assert_eq!(client.get("/").await.status, 200, "the others go on");
+    assert!(within(response.into_body().collect()).await.is_err(), "it does not look whole");
+    drop(client);
     world.finish().await;
 }
 

@@ -334,6 +334,34 @@ async fn a_stop_waits_for_websockets_and_cuts_them_at_the_deadline() {
 }
 
 #[tokio::test]
+async fn a_stop_says_goodbye_to_websockets_and_leaves_the_rest_to_both_sides() {
+    const GOING_AWAY: [u8; 4] = [0x88, 2, 0x03, 0xe9];
+    let wire = Wire::listen().await;
+    let mut world = Plan::open().add(&route(&wire, "none")).start().await;
+    let mut client = world.countersign.connect().await;
+    let mut line = opened(&mut client, &wire).await;
+    line.write([0x81, 5, b'h', b'e', b'l', b'l']).await;
+    assert_eq!(client.reader.bytes(6).await, [0x81, 5, b'h', b'e', b'l', b'l']);
+    let begun = tokio::time::Instant::now();
+    world.countersign.stop();
+    // Whoever has calls to make makes them first.
+    assert_eq!(world.get("/late").await.status, 200);
+    line.write(b"o\x81\x02hi").await;
+    assert_eq!(client.reader.bytes(5).await, b"o\x81\x02hi");
+    assert_eq!(client.reader.bytes(4).await, GOING_AWAY);
+    let masked = [0x88, 0x82, 1, 2, 3, 4, 0x03 ^ 1, 0xe9 ^ 2];
+    client.writer.send(masked).await;
+    assert_eq!(line.body(8).await, masked);
+    line.write(GOING_AWAY).await;
+    drop(line);
+    assert!(client.reader.is_over().await, "the Close that answers its own is not for the client");
+    drop(client);
+    assert_eq!(world.countersign.ended().await, Ended { cut: 0 });
+    assert!(begun.elapsed() < std::time::Duration::from_secs(15), "{:?}", begun.elapsed());
+    world.finish_stopped();
+}
+
+#[tokio::test]
 async fn a_stop_after_the_last_websocket_loses_nothing() {
     let wire = Wire::listen().await;
     let mut world = Plan::open().add(&route(&wire, "none")).start().await;

@@ -90,13 +90,13 @@ fn parse(text: &str) -> Result<HeaderValue, OriginError> {
     }
 }
 
-/// What callers must show.
-pub(super) fn token(raw: &At<RawSecret>, context: &mut Context<'_>) -> Option<LocalSecret> {
-    let source = match secret::find("caller_token", &raw.value, context)? {
+/// What callers must show; `name` is the key's.
+pub(super) fn token(name: &'static str, raw: &At<RawSecret>, context: &mut Context<'_>) -> Option<LocalSecret> {
+    let source = match secret::find(name, &raw.value, context)? {
         SecretSource::Fixed(secret) => LocalSecret::Fixed(secret),
         SecretSource::File(path) => LocalSecret::File(path),
         SecretSource::Stored(_) => {
-            let problem = context.problems.error(raw.span, "`caller_token` cannot come from a store");
+            let problem = context.problems.error(raw.span, format!("`{name}` cannot come from a store"));
             problem.help("callers must not wait for AWS: write { file = \"path\" } or { env = \"NAME\" }");
             return None;
         }
@@ -105,16 +105,18 @@ pub(super) fn token(raw: &At<RawSecret>, context: &mut Context<'_>) -> Option<Lo
     let token = source.read().ok()?;
     let fits = |byte: u8| byte.is_ascii_graphic() && byte != b':';
     if !token.expose().bytes().all(fits) {
-        let problem = context.problems.error(raw.span, "the secret `caller_token` has a character that cannot be sent");
+        let message = format!("the secret `{name}` has a character that cannot be sent");
+        let problem = context.problems.error(raw.span, message);
         problem.help(
             "it goes into a header and into the user name of a URL: letters, digits, \"-\", \"_\" and \".\" are safe",
         );
     } else if token.expose().len() < SHORTEST_TOKEN {
-        let problem = context.problems.warning(raw.span, "the secret `caller_token` is short enough to be guessed");
+        let message = format!("the secret `{name}` is short enough to be guessed");
+        let problem = context.problems.warning(raw.span, message);
         problem.help("make one with `openssl rand -hex 16`");
     }
-    if let (RawSecret::File(name), LocalSecret::File(path)) = (&raw.value, &source) {
-        refuse_foreign(name.span, path, context);
+    if let (RawSecret::File(file), LocalSecret::File(path)) = (&raw.value, &source) {
+        refuse_foreign(name, file.span, path, context);
     }
     Some(source)
 }
@@ -124,7 +126,7 @@ const SHORTEST_TOKEN: usize = 16;
 
 /// A token that another user can read, or has written, keeps no other user out (T17).
 #[cfg(unix)]
-fn refuse_foreign(span: Span, path: &Path, context: &mut Context<'_>) {
+fn refuse_foreign(name: &str, span: Span, path: &Path, context: &mut Context<'_>) {
     use std::os::unix::fs::MetadataExt;
 
     // Docker mounts its secrets for every user of the container, which mostly has one.
@@ -137,7 +139,7 @@ fn refuse_foreign(span: Span, path: &Path, context: &mut Context<'_>) {
             !warns
         });
         if is_open {
-            let message = "the file of `caller_token` can be read by every user of this machine";
+            let message = format!("the file of `{name}` can be read by every user of this machine");
             context.problems.error(span, message).help(format!("chmod o-r {}", path.display()));
         }
     }
@@ -147,14 +149,14 @@ fn refuse_foreign(span: Span, path: &Path, context: &mut Context<'_>) {
         && owner != own
         && owner != 0
     {
-        let message = format!("the file of `caller_token` belongs to user {owner}, and this is user {own}");
+        let message = format!("the file of `{name}` belongs to user {owner}, and this is user {own}");
         context.problems.error(span, message).help(format!("chown {own} {}", path.display()));
     }
 }
 
 /// Elsewhere there are no owners to look at.
 #[cfg(not(unix))]
-fn refuse_foreign(_: Span, _: &Path, _: &mut Context<'_>) {}
+fn refuse_foreign(_: &str, _: Span, _: &Path, _: &mut Context<'_>) {}
 
 #[cfg(test)]
 mod tests {

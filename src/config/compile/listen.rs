@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::{Context, upstream};
+use super::{Context, caller, upstream};
 use crate::admin;
 use crate::config::diagnostic::Span;
 use crate::config::raw::{RawAdmin, RawListen, RawProxy, RawRouteEntry, RawTls};
@@ -50,7 +50,8 @@ pub(super) fn check(
             RawListen::Unix(name) => sockets.extend(socket(name, *span, &sockets, context)),
         }
     }
-    let RawAdmin { listen, health_listen } = admin;
+    let RawAdmin { listen, health_listen, quit_token } = admin;
+    let quit_token = quit_token.as_ref().and_then(|token| caller::token("quit_token", token, context));
     refuse_exposed(&listen, expose, "the admin port", Guarded::Not, context);
     bound.add(&listen, "[admin] listen", context);
     if let Some(address) = &health_listen {
@@ -73,7 +74,8 @@ pub(super) fn check(
         tls: proxy.tls.as_ref().and_then(|tls| identity(tls, context)),
         reach: if expose { Reach::Network } else { Reach::Machine },
     };
-    (listens, admin::Settings { listen: listen.value, health_listen: health_listen.map(|address| address.value) })
+    let health_listen = health_listen.map(|address| address.value);
+    (listens, admin::Settings { listen: listen.value, health_listen, quit_token })
 }
 
 /// Whether anything keeps strangers out, or off the wire.

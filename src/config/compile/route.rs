@@ -12,7 +12,7 @@ use super::{Context, name, path, upstream};
 use crate::config::diagnostic::Span;
 use crate::config::raw::{RawRoute, RawRouteEntry};
 use crate::config::read::{At, Text};
-use crate::route::Route;
+use crate::route::{IdempotencyKeys, Route};
 
 /// Methods that the proxy itself refuses (security.md 2.2), so that a route for them would never be asked.
 const NEVER: [Method; 2] = [Method::CONNECT, Method::TRACE];
@@ -229,6 +229,13 @@ impl Rest {
             max_body: raw.max_body.value.0,
             response_timeout: raw.response_timeout.value,
             body_idle_timeout: raw.body_idle_timeout.value,
+            upload_idle_timeout: raw.upload_idle_timeout.value,
+            credential_timeout: raw.credential_timeout.value,
+            idempotency_keys: if route.retry_idempotency_key.value {
+                IdempotencyKeys::Trusted
+            } else {
+                IdempotencyKeys::Ignored
+            },
         }
     }
 }

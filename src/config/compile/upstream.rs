@@ -21,10 +21,13 @@ use crate::units::ByteSize;
 pub(super) struct Transport {
     pub(super) tls: ClientSettings,
     pub(super) egress: Egress,
+    dns_timeout: Duration,
     connect_timeout: Duration,
     tls_timeout: Duration,
     pool_idle_timeout: Duration,
     max_connection_age: Duration,
+    ping_interval: Duration,
+    ping_timeout: Duration,
 }
 
 /// Checks the files that `raw` names. What a route inherits is looked at again and noted once.
@@ -46,10 +49,13 @@ pub(super) fn transport(raw: &RawUpstream, context: &mut Context<'_>) -> Transpo
     Transport {
         tls,
         egress: egress(&raw.proxy, context),
+        dns_timeout: raw.dns_timeout.value,
         connect_timeout: raw.connect_timeout.value,
         tls_timeout: raw.tls_timeout.value,
         pool_idle_timeout: raw.pool_idle_timeout.value,
         max_connection_age: raw.max_connection_age.value,
+        ping_interval: raw.ping_interval.value,
+        ping_timeout: raw.ping_timeout.value,
     }
 }
 
@@ -136,7 +142,17 @@ pub(super) fn resolve(
     let dial = connect_to
         .unwrap_or_else(|| Some(HostPort { host: url.host.clone(), port: url.port.unwrap_or(scheme.default_port()) }));
     let server_name = given_name.unwrap_or_else(|| Some(url.host.clone()));
-    let Transport { tls, egress, connect_timeout, tls_timeout, pool_idle_timeout, max_connection_age } = transport;
+    let Transport {
+        tls,
+        egress,
+        dns_timeout,
+        connect_timeout,
+        tls_timeout,
+        pool_idle_timeout,
+        max_connection_age,
+        ping_interval,
+        ping_timeout,
+    } = transport;
     let origin = Origin {
         scheme: match url.scheme {
             UrlScheme::Http => Scheme::HTTP,
@@ -151,8 +167,11 @@ pub(super) fn resolve(
         dial: dial?,
         server_name: server_name?,
         tls,
+        dns_timeout,
         connect_timeout,
         tls_timeout,
+        ping_interval,
+        ping_timeout,
         pool_idle_timeout,
         max_connection_age,
     };

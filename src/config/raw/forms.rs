@@ -11,6 +11,7 @@ use super::{
 use crate::auth::spec::UserToken;
 use crate::config::read::{At, FromToml, Reader, Table, Text, Type, Value};
 use crate::secret::Secret;
+use crate::telemetry::level::{self, LEVELS};
 use crate::telemetry::log::Level;
 
 const SECRET_FORMS: &str = "write { env = \"NAME\" }, { file = \"path\" }, { secretsmanager = \"NAME\", key = \"KEY\" } or { ssm = \"/NAME\" }";
@@ -20,14 +21,8 @@ impl FromToml for Level {
     const TYPE: Type = Type::Text;
 
     fn read(reader: &mut Reader<'_>, key: &str, value: &Value<'_>) -> Option<Self> {
-        const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
         let text = Text::read(reader, key, value)?;
-        // The parser takes a lone word that is no level for a target, so a misspelt level would log everything.
-        let is_level = |part: &str| {
-            let level = part.rsplit_once('=').map_or(part, |(_, level)| level);
-            LEVELS.contains(&level.trim())
-        };
-        match (text.split(',').find(|part| !is_level(part)), text.parse()) {
+        match (level::misspelt(&text), text.parse()) {
             (None, Ok(level)) => Some(level),
             (part, _) => {
                 reader.unknown_value(key, value, &text.part(part.unwrap_or_default()), &LEVELS);

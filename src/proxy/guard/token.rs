@@ -4,7 +4,7 @@
 //! a URL. Compares digests in constant time, so that neither the token's bytes nor its length can be measured. Imports
 //! `secret`, `message`.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
@@ -57,7 +57,7 @@ impl CallerToken {
     ///
     /// # Errors
     /// [`ProxyError::CallerToken`].
-    pub(super) fn admit(&self, headers: &mut HeaderMap) -> Result<(), ProxyError> {
+    pub fn admit(&self, headers: &mut HeaderMap) -> Result<(), ProxyError> {
         let shown = shown(headers);
         let mut carriers = self.find(&shown);
         if carriers.is_empty() && !shown.is_empty() && self.is_due() {
@@ -78,15 +78,29 @@ impl CallerToken {
         Ok(())
     }
 
-    /// Looks at the file from time to time, for ever.
-    pub async fn follow(self: std::sync::Arc<Self>) {
-        let LocalSecret::File(_) = &self.source else { return };
-        loop {
-            tokio::time::sleep(LOOK_EVERY).await;
-            let source = self.source.clone();
-            // A network file system may take its time, and other tasks must not wait for it.
-            if let Ok(read) = tokio::task::spawn_blocking(move || source.read()).await {
-                self.take(read);
+    /// Goes on taking what `before` took, for as long as after a change of the file.
+    pub fn succeed(&self, before: &Self) {
+        let current = before.known().current;
+        let mut known = self.known();
+        if !equal(&known.current, &current) {
+            known.old = Some((current, Instant::now() + OLD_ONE_STAYS));
+        }
+    }
+
+    /// Looks at the file from time to time, for as long as anybody asks for this token.
+    pub fn follow(self: &Arc<Self>) -> impl Future<Output = ()> + Send + use<> {
+        let (source, token) = (self.source.clone(), Arc::downgrade(self));
+        async move {
+            let LocalSecret::File(_) = &source else { return };
+            loop {
+                tokio::time::sleep(LOOK_EVERY).await;
+                let source = source.clone();
+                // A network file system may take its time, and other tasks must not wait for it.
+                let read = tokio::task::spawn_blocking(move || source.read()).await;
+                let Some(token) = token.upgrade() else { return };
+                if let Ok(read) = read {
+                    token.take(read);
+                }
             }
         }
     }
@@ -270,7 +284,7 @@ mod tests {
         std::fs::write(&path, "one").unwrap();
         let token = std::sync::Arc::new(CallerToken::try_new(LocalSecret::File(path.clone())).unwrap());
         std::fs::write(&path, "two").unwrap();
-        let following = std::sync::Arc::clone(&token).follow();
+        let following = token.follow();
         let waited = tokio::time::timeout(LOOK_EVERY + OLD_ONE_STAYS + LOOK_EVERY, following).await;
         assert!(waited.is_err());
         assert!(token.admit(&mut with_own("one")).is_err());

@@ -1,15 +1,16 @@
-//! A connection in the hand, for one request. Imports `message`.
+//! A connection in the hand, for one request. Imports `message`, `telemetry`.
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 
 use http::{HeaderMap, Request, Response, StatusCode};
-use hyper::client::conn::http2;
 
-use super::connection::{H1, Switched, UpstreamBody, shared};
+use super::connection::{H1, Switched, UpstreamBody};
 use super::interim::Interim;
+use super::shared::Place;
 use super::{Connections, Sent, Undelivered, UpstreamError};
 use crate::message::body::OutboundBody;
+use crate::telemetry::history::Connection;
 
 /// What came of a request that may be answered by another protocol.
 #[derive(Debug)]
@@ -43,6 +44,8 @@ impl Answered {
 pub enum Form {
     /// Origin-form target and a Host field.
     Http1,
+    /// Absolute-form target and a Host field, for a proxy (RFC 9112 3.2.2).
+    Absolute,
     /// `:scheme`, `:authority`, `:path`.
     Http2,
 }
@@ -51,7 +54,7 @@ pub enum Form {
 #[derive(Debug)]
 pub(super) enum Ready {
     Http1(H1),
-    Http2(http2::SendRequest<OutboundBody>),
+    Http2(Place),
 }
 
 /// A connection, and the form in which it takes requests.
@@ -69,16 +72,22 @@ impl Checkout {
     /// How the request must be written.
     pub fn form(&self) -> Form {
         match self.ready {
-            Ready::Http1(_) => Form::Http1,
+            Ready::Http1(_) => self.home.dialer.form,
             Ready::Http2(_) => Form::Http2,
         }
     }
 
-    /// Whether the connection carried a request before.
+    /// Whether it carried a request before.
     pub fn is_reused(&self) -> bool {
+        self.connection() == Connection::Kept
+    }
+
+    /// Whether it was kept, or made for this request.
+    pub fn connection(&self) -> Connection {
         match &self.ready {
-            Ready::Http1(connection) => connection.is_reused(),
-            Ready::Http2(_) => true,
+            Ready::Http1(connection) if connection.is_reused() => Connection::Kept,
+            Ready::Http2(place) if place.is_reused() => Connection::Kept,
+            Ready::Http1(_) | Ready::Http2(_) => Connection::New,
         }
     }
 
@@ -95,16 +104,7 @@ impl Checkout {
                 let interim = Interim::watch(&mut request);
                 limited(&interim, pin!(connection.exchange(request, self.home))).await
             }
-            Ready::Http2(mut sender) => match sender.try_send_request(request).await {
-                Ok(response) => shared(response),
-                Err(mut failed) => {
-                    let sent = match failed.take_message() {
-                        Some(request) => Sent::Nothing(Box::new(request)),
-                        None => Sent::Something,
-                    };
-                    Err(Undelivered { error: UpstreamError::Http(failed.into_error()), sent })
-                }
-            },
+            Ready::Http2(place) => place.exchange(request).await,
         }
     }
 
@@ -122,7 +122,7 @@ impl Checkout {
                 let interim = Interim::watch(&mut request);
                 limited(&interim, pin!(connection.exchange_upgrade(request, self.home))).await
             }
-            Ready::Http2(_) => {
+            Ready::Http2(..) => {
                 Err(Undelivered { error: UpstreamError::Switched, sent: Sent::Nothing(Box::new(request)) })
             }
         }

@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::dial::{H1Driver, H1Sender, Stream};
+use super::shared::Taken;
 use super::{Answered, Connections, Sent, Undelivered, UpstreamError};
 use crate::message::body::OutboundBody;
 use crate::message::framing::{self, Trust};
@@ -92,7 +93,7 @@ impl H1 {
             drop(driver);
             drop(sender);
             return match answer.await {
-                Ok(response) => shared(response),
+                Ok(response) => shared(response, None),
                 Err(failed) => Err(undelivered(failed, reused)),
             };
         };
@@ -143,7 +144,7 @@ impl H1 {
             return Ok(Answered::Switched(response.map(|_empty| switched)));
         }
         if over {
-            return shared(response).map(Answered::Response);
+            return shared(response, None).map(Answered::Response);
         }
         let connection = Self { sender, driver: Driver::Inline(connection), used: true, until };
         connection.answered(response, home).map(Answered::Response)
@@ -193,9 +194,12 @@ impl fmt::Debug for H1 {
 }
 
 /// An answer whose connection is driven by a task, or is over.
-pub(super) fn shared(mut response: Response<Incoming>) -> Result<Response<UpstreamBody>, Undelivered> {
+pub(super) fn shared(
+    mut response: Response<Incoming>,
+    place: Option<Taken>,
+) -> Result<Response<UpstreamBody>, Undelivered> {
     framing::judge(response.status(), response.headers_mut()).map_err(Undelivered::framing)?;
-    Ok(response.map(|incoming| UpstreamBody { incoming, connection: None }))
+    Ok(response.map(|incoming| UpstreamBody { incoming, connection: None, place }))
 }
 
 type Failed = hyper::client::conn::TrySendError<Request<OutboundBody>>;
@@ -237,11 +241,13 @@ pub struct UpstreamBody {
     incoming: Incoming,
     /// Until the body has ended.
     connection: Option<(H1, Arc<Connections>)>,
+    #[expect(dead_code, reason = "held for its drop: the stream takes its place until then")]
+    place: Option<Taken>,
 }
 
 impl UpstreamBody {
     fn new(incoming: Incoming, connection: H1, home: Arc<Connections>) -> Self {
-        let mut body = Self { incoming, connection: Some((connection, home)) };
+        let mut body = Self { incoming, connection: Some((connection, home)), place: None };
         body.release_at_end();
         body
     }

@@ -1,8 +1,8 @@
 //! Making a connection: name lookup, TCP, TLS, HTTP handshake.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -13,13 +13,15 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::UpstreamError;
+use super::shared::Most;
 use super::tunnel::{self, ProxyFault};
+use super::{Form, Names, UpstreamError, race};
 use crate::egress::ProxyUrl;
+use crate::egress::bounds::{self, NamedBy};
 use crate::message::body::OutboundBody;
 use crate::route::Origin;
 use crate::route::upstream::HostPort;
@@ -29,9 +31,6 @@ use crate::tasks::Tasks;
 const LARGEST_RESPONSE_HEAD: u32 = 64 * 1024;
 /// And have this many fields.
 const MOST_RESPONSE_FIELDS: usize = 100;
-/// A dead HTTP/2 connection is noticed within 25 s instead of hanging its requests (reqwest#1323).
-const PING_INTERVAL: Duration = Duration::from_secs(20);
-const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// What one stream, and all of one connection, may have under way towards us: 5 MB/s at 200 ms of round trip.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
@@ -47,33 +46,41 @@ pub(super) enum Established {
 /// Makes connections to one origin.
 pub(super) struct Dialer {
     pub(super) origin: Origin,
+    /// How its HTTP/1 requests are written.
+    pub(super) form: Form,
+    named_by: NamedBy,
     tls: Option<TlsConnector>,
     tasks: Tasks,
+    names: Names,
 }
 
 impl Dialer {
-    pub(super) fn new(origin: Origin, tls: Option<Arc<rustls::ClientConfig>>, tasks: Tasks) -> Self {
-        Self { origin, tls: tls.map(TlsConnector::from), tasks }
+    pub(super) fn new(origin: Origin, tls: Option<Arc<rustls::ClientConfig>>, tasks: Tasks, names: Names) -> Self {
+        let (form, named_by) = (Form::Http1, NamedBy::Config);
+        Self { origin, form, named_by, tls: tls.map(TlsConnector::from), tasks, names }
+    }
+
+    /// One in plain HTTP for a host that a caller has named, or, for requests in [`Form::Absolute`], to the proxy on the
+    /// way there.
+    pub(super) fn elsewhere(origin: Origin, form: Form, tasks: Tasks, names: Names) -> Self {
+        let named_by = if form == Form::Absolute { NamedBy::Config } else { NamedBy::Caller };
+        Self { origin, form, named_by, tls: None, tasks, names }
     }
 
     pub(super) fn may_speak_http2(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| tls.config().alpn_protocols.len() > 1)
     }
 
-    pub(super) async fn establish(&self) -> Result<Established, UpstreamError> {
-        let limit = self.origin.connect_timeout;
-        let tcp = match &self.origin.via {
-            None => {
-                let dial = &self.origin.dial;
-                let tcp = timeout(limit, connect(dial, limit)).await;
-                tcp.map_err(|_elapsed| UpstreamError::ConnectTimeout { dial: dial.clone(), limit })??
-            }
-            Some(proxy) => self.tunnel(proxy).await?,
-        };
+    /// A connection; over HTTP/2, it begins with `most` streams and tells how many there may be.
+    pub(super) async fn establish(&self, most: &Most) -> Result<Established, UpstreamError> {
+        let Origin { dial, via, dns_timeout, connect_timeout, .. } = &self.origin;
+        let (names, named_by) = (&self.names, self.named_by);
+        let reach = Reach { names, named_by, dns_timeout: *dns_timeout, connect_timeout: *connect_timeout };
+        let tcp = reach.host(dial, via.as_ref()).await?;
         let Some(tls) = &self.tls else { return self.http1(Stream::plain(tcp)).await };
         let stream = self.handshake(tls, tcp).await?;
         if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-            self.http2(stream).await
+            self.http2(stream, most.clone()).await
         } else {
             self.http1(Stream::tls(stream)).await
         }
@@ -81,20 +88,6 @@ impl Dialer {
 
     pub(super) fn spawn(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(name, work);
-    }
-
-    /// A connection that the proxy has led to where the origin is; who is there, the TLS handshake tells.
-    async fn tunnel(&self, proxy: &ProxyUrl) -> Result<TcpStream, UpstreamError> {
-        let Origin { dial, connect_timeout: limit, .. } = &self.origin;
-        let failed = |source| UpstreamError::Proxy { proxy: proxy.clone(), dial: dial.clone(), source };
-        let address = HostPort { host: proxy.host.clone(), port: proxy.port };
-        let unreachable = |error| failed(ProxyFault::Connect(error));
-        let mut tcp = timeout(*limit, connect(&address, *limit))
-            .await
-            .map_err(|_elapsed| unreachable(io::ErrorKind::TimedOut.into()))?
-            .map_err(|error| unreachable(io::Error::other(error)))?;
-        tunnel::open(&mut tcp, proxy, dial, *limit).await.map_err(failed)?;
-        Ok(tcp)
     }
 
     async fn handshake(&self, tls: &TlsConnector, tcp: TcpStream) -> Result<TlsStream<TcpStream>, UpstreamError> {
@@ -118,11 +111,13 @@ impl Dialer {
             .map_err(UpstreamError::Http)
     }
 
-    async fn http2(&self, stream: TlsStream<TcpStream>) -> Result<Established, UpstreamError> {
-        let (sender, driver) = http2::Builder::new(Executor(self.tasks.clone()))
+    async fn http2(&self, stream: TlsStream<TcpStream>, most: Most) -> Result<Established, UpstreamError> {
+        let Origin { ping_interval, ping_timeout, .. } = self.origin;
+        let (sender, mut driver) = http2::Builder::new(Executor(self.tasks.clone()))
             .timer(TokioTimer::new())
-            .keep_alive_interval(PING_INTERVAL)
-            .keep_alive_timeout(PING_TIMEOUT)
+            .keep_alive_interval(ping_interval)
+            .keep_alive_timeout(ping_timeout)
+            .initial_max_send_streams(most.get())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(LARGEST_RESPONSE_HEAD)
@@ -131,7 +126,13 @@ impl Dialer {
             .map_err(UpstreamError::Http)?;
         let dial = self.origin.dial.clone();
         self.tasks.spawn("http2-connection", async move {
-            if let Err(error) = driver.await {
+            // hyper polls it for each request, which is often enough to hear of a change.
+            let ended = poll_fn(|cx| {
+                let polled = Pin::new(&mut driver).poll(cx);
+                most.learn(driver.current_max_send_streams());
+                polled
+            });
+            if let Err(error) = ended.await {
                 tracing::debug!(%dial, %error, "an HTTP/2 connection ended");
             }
         });
@@ -145,40 +146,59 @@ impl fmt::Debug for Dialer {
     }
 }
 
-async fn connect(dial: &HostPort, limit: Duration) -> Result<TcpStream, UpstreamError> {
-    let deadline = Instant::now() + limit;
-    let mut failed = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    let addresses = resolve(&dial.host, dial.port).await?;
-    for (index, address) in addresses.iter().enumerate() {
-        // Each address gets its share of what is left, so that a black hole does not hide those behind it.
-        let left = deadline.saturating_duration_since(Instant::now());
-        let share = left / u32::try_from(addresses.len() - index).unwrap_or(1);
-        let attempt = timeout(share, TcpStream::connect(address)).await;
-        match attempt.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into())) {
-            Ok(stream) => {
-                // A request is written whole; waiting to fill a packet would only add latency.
-                if let Err(error) = stream.set_nodelay(true) {
-                    tracing::debug!(%error, "TCP_NODELAY");
-                }
-                return Ok(stream);
-            }
-            Err(error) => failed = error,
-        }
-    }
-    Err(UpstreamError::Connect { dial: dial.clone(), source: failed })
+/// How hosts are found and connected to.
+pub(super) struct Reach<'a> {
+    pub(super) names: &'a Names,
+    pub(super) named_by: NamedBy,
+    pub(super) dns_timeout: Duration,
+    pub(super) connect_timeout: Duration,
 }
 
-async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, UpstreamError> {
-    if let Ok(address) = host.parse::<IpAddr>() {
-        return Ok(vec![SocketAddr::new(address, port)]);
+impl Reach<'_> {
+    /// A connection to `dial`, straight or through `via`. A proxy looks the name up itself: what it leads to is in its
+    /// hands.
+    pub(super) async fn host(&self, dial: &HostPort, via: Option<&ProxyUrl>) -> Result<TcpStream, UpstreamError> {
+        if self.named_by == NamedBy::Caller && bounds::is_name_off_limits(&dial.host) {
+            return Err(UpstreamError::OffLimits { dial: dial.clone() });
+        }
+        match via {
+            None => self.connect(dial, self.named_by).await,
+            Some(proxy) => self.through(proxy, dial).await,
+        }
     }
-    if host == "localhost" || host.ends_with(".localhost") {
-        // RFC 6761 6.3; an image without /etc/hosts would ask a name server for it.
-        let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
-        return Ok(loopback.map(|address| SocketAddr::new(address, port)).to_vec());
+
+    /// A connection that the proxy has led to where the origin is; who is there, a TLS handshake tells.
+    async fn through(&self, proxy: &ProxyUrl, dial: &HostPort) -> Result<TcpStream, UpstreamError> {
+        let failed = |source| UpstreamError::Proxy { proxy: proxy.clone(), dial: dial.clone(), source };
+        let address = HostPort { host: proxy.host.clone(), port: proxy.port };
+        let unreachable = |error| failed(ProxyFault::Connect(error));
+        let connected = self.connect(&address, NamedBy::Config).await;
+        let mut tcp = connected.map_err(|error| unreachable(io::Error::other(error)))?;
+        tunnel::open(&mut tcp, proxy, dial, self.connect_timeout).await.map_err(failed)?;
+        Ok(tcp)
     }
-    let found = tokio::net::lookup_host((host, port)).await;
-    found.map(Iterator::collect).map_err(|source| UpstreamError::Resolve { host: host.to_owned(), source })
+
+    /// Looks the name up anew and connects to one of its addresses.
+    async fn connect(&self, dial: &HostPort, named_by: NamedBy) -> Result<TcpStream, UpstreamError> {
+        let Self { names, dns_timeout, connect_timeout, .. } = *self;
+        let found = timeout(dns_timeout, names.find(&dial.host, dial.port))
+            .await
+            .map_err(|_elapsed| UpstreamError::ResolveTimeout { host: dial.host.clone(), limit: dns_timeout })?;
+        let addresses = found.map_err(|source| UpstreamError::Resolve { host: dial.host.clone(), source })?;
+        // One such address among others is enough: an honest name has none.
+        if named_by == NamedBy::Caller && addresses.iter().any(|address| bounds::is_off_limits(address.ip())) {
+            return Err(UpstreamError::OffLimits { dial: dial.clone() });
+        }
+        let stream = timeout(connect_timeout, race::connect(addresses))
+            .await
+            .map_err(|_elapsed| UpstreamError::ConnectTimeout { dial: dial.clone(), limit: connect_timeout })?
+            .map_err(|source| UpstreamError::Connect { dial: dial.clone(), source })?;
+        // A request is written whole; waiting to fill a packet would only add latency.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY");
+        }
+        Ok(stream)
+    }
 }
 
 /// Runs what an HTTP/2 connection starts.
@@ -287,5 +307,29 @@ impl AsyncWrite for Stream {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.get_mut().poll_toward_peer((), |stream| stream.poll_shutdown(cx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_addresses_of_a_callers_name_are_judged_and_those_of_the_configs_are_not() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let limit = Duration::from_secs(10);
+        // Past the look at the name: what counts here is where the lookup leads.
+        let dial = HostPort { host: "localhost".to_owned(), port };
+        let names = Names::system();
+        let reach = |named_by| Reach { names: &names, named_by, dns_timeout: limit, connect_timeout: limit };
+        let refused = reach(NamedBy::Caller).connect(&dial, NamedBy::Caller).await;
+        assert!(matches!(refused, Err(UpstreamError::OffLimits { .. })), "{refused:?}");
+        assert!(reach(NamedBy::Config).connect(&dial, NamedBy::Config).await.is_ok());
+        drop(listener.accept().await.unwrap());
+        let nobody = tokio::time::timeout(Duration::ZERO, listener.accept()).await;
+        assert!(nobody.is_err(), "nothing was dialled for the caller");
+        let named = reach(NamedBy::Caller).host(&dial, None).await;
+        assert!(matches!(named, Err(UpstreamError::OffLimits { .. })));
     }
 }

@@ -22,6 +22,14 @@ pub enum UpstreamError {
         #[source]
         source: std::io::Error,
     },
+    /// No name server answered in time.
+    #[error("the name \"{host}\" was not found within {limit:?} (dns_timeout)")]
+    ResolveTimeout {
+        /// What was looked up.
+        host: String,
+        /// The limit.
+        limit: Duration,
+    },
     /// None of its addresses took a connection.
     #[error("connecting to {dial}")]
     Connect {
@@ -31,13 +39,19 @@ pub enum UpstreamError {
         #[source]
         source: std::io::Error,
     },
-    /// Lookup and connection took too long.
+    /// None of its addresses took a connection in time.
     #[error("{dial} took no connection within {limit:?} (connect_timeout)")]
     ConnectTimeout {
         /// What was dialled.
         dial: HostPort,
         /// The limit.
         limit: Duration,
+    },
+    /// A caller has named it, and it is this machine, its link or the metadata of its cloud.
+    #[error("\"{dial}\" leads to this machine, its link or the metadata of its cloud, where no caller is led")]
+    OffLimits {
+        /// What was asked for.
+        dial: HostPort,
     },
     /// The proxy on the way did not lead there.
     #[error("reaching {dial} through the proxy {proxy}")]
@@ -103,6 +117,8 @@ pub struct Undelivered {
 pub enum Sent {
     /// No byte of it: here it is.
     Nothing(Box<Request<OutboundBody>>),
+    /// Perhaps all of it, and the upstream has said that it did not look at it.
+    Unprocessed,
     /// Perhaps all of it, on a connection that had been used before and gave no byte in answer: it may have closed
     /// before the request arrived, or the upstream may have acted on it.
     OnReusedConnection,

@@ -7,16 +7,20 @@
 mod checkout;
 mod connection;
 mod dial;
+pub mod elsewhere;
 mod error;
 mod interim;
+mod names;
+mod race;
+mod retries;
+mod shared;
 mod tunnel;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use http::uri::Scheme;
-use hyper::client::conn::http2;
 use tokio::time::Instant;
 
 use self::checkout::Ready;
@@ -25,12 +29,14 @@ use self::connection::H1;
 pub use self::connection::{Switched, UpstreamBody};
 use self::dial::{Dialer, Established};
 pub use self::error::{Sent, Undelivered, UpstreamError};
+pub use self::names::Names;
+use self::retries::Retries;
+use self::shared::{Most, Shared};
 pub use self::tunnel::ProxyFault;
 use super::skew::Skew;
-use crate::message::body::OutboundBody;
 use crate::route::Origin;
 use crate::tasks::Tasks;
-use crate::tls::{ClientSettings, Http2, SystemRoots, TlsError};
+use crate::tls::{ClientSettings, Fingerprint, Http2, SystemRoots, TlsError};
 
 /// Connections kept unused for one origin; with more clients than this, some dial again.
 const MAX_IDLE: usize = 256;
@@ -40,40 +46,48 @@ const MAX_IDLE: usize = 256;
 pub struct Pool {
     roots: SystemRoots,
     tasks: Tasks,
-    origins: Mutex<HashMap<Origin, Arc<Connections>>>,
-    tls: Mutex<HashMap<ClientSettings, Arc<rustls::ClientConfig>>>,
+    names: Names,
+    /// Those that a snapshot holds, and with what in their certificate files.
+    origins: Mutex<HashMap<Origin, (Fingerprint, Weak<Connections>)>>,
+    tls: Mutex<HashMap<ClientSettings, (Fingerprint, Arc<rustls::ClientConfig>)>>,
 }
 
 impl Pool {
-    /// An empty pool.
-    pub fn new(roots: SystemRoots, tasks: Tasks) -> Self {
-        Self { roots, tasks, origins: Mutex::default(), tls: Mutex::default() }
+    /// An empty pool, which looks names up in `names`.
+    pub fn new(roots: SystemRoots, tasks: Tasks, names: Names) -> Self {
+        Self { roots, tasks, names, origins: Mutex::default(), tls: Mutex::default() }
     }
 
-    /// The connections of `origin`, shared by all routes that have an equal one.
+    /// The connections of `origin`, shared by all routes that have an equal one, those of a config before this one among
+    /// them. Files that hold something else than when the others were made make it another.
     ///
     /// # Errors
     /// [`TlsError`] when its certificate files cannot be used.
     pub fn origin(&self, origin: &Origin) -> Result<Arc<Connections>, TlsError> {
+        let files = origin.tls.fingerprint();
         let mut origins = lock(&self.origins);
-        if let Some(known) = origins.get(origin) {
-            return Ok(Arc::clone(known));
+        let known = origins.get(origin).filter(|(then, _)| *then == files);
+        if let Some(known) = known.and_then(|(_, known)| known.upgrade()) {
+            return Ok(known);
         }
-        let tls = if origin.scheme == Scheme::HTTPS { Some(self.tls(&origin.tls)?) } else { None };
+        let tls = if origin.scheme == Scheme::HTTPS { Some(self.tls(&origin.tls, files)?) } else { None };
         let connections = Arc::new(Connections {
-            dialer: Dialer::new(origin.clone(), tls, self.tasks.clone()),
+            dialer: Dialer::new(origin.clone(), tls, self.tasks.clone(), self.names.clone()),
             skew: Skew::default(),
+            retries: Retries::default(),
+            most: Most::default(),
             kept: Mutex::default(),
             dialling: tokio::sync::Mutex::new(()),
         });
         self.tasks.spawn("pool-reaper", reap(Arc::downgrade(&connections), origin.pool_idle_timeout));
-        origins.insert(origin.clone(), Arc::clone(&connections));
+        origins.retain(|_, (_, connections)| connections.strong_count() > 0);
+        origins.insert(origin.clone(), (files, Arc::downgrade(&connections)));
         Ok(connections)
     }
 
-    fn tls(&self, settings: &ClientSettings) -> Result<Arc<rustls::ClientConfig>, TlsError> {
+    fn tls(&self, settings: &ClientSettings, files: Fingerprint) -> Result<Arc<rustls::ClientConfig>, TlsError> {
         let mut known = lock(&self.tls);
-        if let Some(config) = known.get(settings) {
+        if let Some((_, config)) = known.get(settings).filter(|(then, _)| *then == files) {
             return Ok(Arc::clone(config));
         }
         let alpn: &[&[u8]] = match settings.http2 {
@@ -81,7 +95,9 @@ impl Pool {
             Http2::Never => &[b"http/1.1"],
         };
         let config = Arc::new(self.roots.client_config(settings, alpn)?);
-        known.insert(settings.clone(), Arc::clone(&config));
+        // Those that no connection is left of.
+        known.retain(|_, (_, config)| Arc::strong_count(config) > 1);
+        known.insert(settings.clone(), (files, Arc::clone(&config)));
         Ok(config)
     }
 }
@@ -92,6 +108,9 @@ pub struct Connections {
     dialer: Dialer,
     /// Of the origin's clock.
     skew: Skew,
+    retries: Retries,
+    /// On one HTTP/2 connection.
+    most: Most,
     kept: Mutex<Kept>,
     /// Held while dialling an origin that may speak HTTP/2, so that a burst of requests makes one connection.
     dialling: tokio::sync::Mutex<()>,
@@ -101,7 +120,7 @@ pub struct Connections {
 struct Kept {
     speaks: Speaks,
     idle: Vec<Idle>,
-    shared: Option<Shared>,
+    shared: Vec<Shared>,
 }
 
 /// What the origin chose in its last handshake.
@@ -119,20 +138,23 @@ struct Idle {
     since: Instant,
 }
 
-/// An HTTP/2 connection, driven by a task of its own.
-#[derive(Debug)]
-struct Shared {
-    sender: http2::SendRequest<OutboundBody>,
-    until: Instant,
-}
-
-/// Whether a request may go on an HTTP/1 connection that was used before.
+/// Whether a request may go on a connection that was used before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reuse {
     /// It may.
     Allowed,
-    /// One has just failed it, and the others may have been closed with that one.
-    Avoided,
+    /// One made before this has failed it, and the others may have been closed with that one.
+    NewerThan(Instant),
+}
+
+impl Reuse {
+    /// Whether a connection that was made at `begun` will do.
+    fn admits(self, begun: Instant) -> bool {
+        match self {
+            Self::Allowed => true,
+            Self::NewerThan(failed) => begun > failed,
+        }
+    }
 }
 
 impl Connections {
@@ -149,6 +171,16 @@ impl Connections {
         Ok(Checkout::new(ready, Arc::clone(self)))
     }
 
+    /// A request is sent for the first time: that earns a part of a retry.
+    pub fn earn_retry(&self) {
+        self.retries.earn();
+    }
+
+    /// Whether one more request may be sent again; it counts as sent then.
+    pub fn may_retry(&self) -> bool {
+        self.retries.spend()
+    }
+
     /// How far the origin's clock is from ours.
     pub fn skew(&self) -> &Skew {
         &self.skew
@@ -162,13 +194,12 @@ impl Connections {
     fn take_kept(&self, reuse: Reuse) -> Option<Ready> {
         let now = Instant::now();
         let mut kept = lock(&self.kept);
-        if let Some(shared) = &kept.shared {
-            if shared.until > now && !shared.sender.is_closed() {
-                return Some(Ready::Http2(shared.sender.clone()));
-            }
-            kept.shared = None;
+        kept.shared.retain(Shared::is_open);
+        // The newest first: an older one may be going away without our having heard of it.
+        if let Some(place) = kept.shared.iter().rev().find_map(|shared| shared.enter(reuse, &self.most)) {
+            return Some(Ready::Http2(place));
         }
-        if reuse == Reuse::Avoided {
+        if reuse != Reuse::Allowed {
             return None;
         }
         // The one used last is the one most likely to be alive.
@@ -207,16 +238,17 @@ impl Connections {
 
     async fn establish(&self) -> Result<Ready, UpstreamError> {
         let until = Instant::now() + jittered(self.origin().max_connection_age);
-        match self.dialer.establish().await? {
+        match self.dialer.establish(&self.most).await? {
             Established::Http1(sender, driver) => {
                 lock(&self.kept).speaks = Speaks::Http1;
                 Ok(Ready::Http1(H1::new(sender, driver, until)))
             }
             Established::Http2(sender) => {
+                let (shared, place) = Shared::begin(sender, until, &self.most);
                 let mut kept = lock(&self.kept);
                 kept.speaks = Speaks::Http2;
-                kept.shared = Some(Shared { sender: sender.clone(), until });
-                Ok(Ready::Http2(sender))
+                kept.shared.push(shared);
+                Ok(Ready::Http2(place))
             }
         }
     }
@@ -236,7 +268,7 @@ fn jittered(age: Duration) -> Duration {
 }
 
 /// Closes connections that nobody used for `limit`; nobody polls them meanwhile.
-async fn reap(connections: std::sync::Weak<Connections>, limit: Duration) {
+async fn reap(connections: Weak<Connections>, limit: Duration) {
     // A quarter of the limit keeps the overstay small at little cost.
     let mut ticks = tokio::time::interval((limit / 4).max(Duration::from_millis(100)));
     loop {
@@ -247,7 +279,7 @@ async fn reap(connections: std::sync::Weak<Connections>, limit: Duration) {
         kept.idle.retain_mut(|idle| {
             now.duration_since(idle.since) < limit && idle.connection.until > now && idle.connection.is_alive()
         });
-        kept.shared.take_if(|shared| shared.until <= now || shared.sender.is_closed());
+        kept.shared.retain(Shared::is_open);
     }
 }
 

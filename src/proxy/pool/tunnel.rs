@@ -29,9 +29,9 @@ pub enum ProxyFault {
     Closed(#[source] io::Error),
     /// It wants to know who asks.
     #[error(
-        "it answered 407: it wants credentials, or others; write them into its URL, http://USER:PASSWORD@HOST:PORT"
+        "it answered {0}: it wants credentials, or others; write them into its URL, http://USER:PASSWORD@HOST:PORT"
     )]
-    Credentials,
+    Credentials(u16),
     /// It does not lead there.
     #[error("it answered {0} to CONNECT; does it allow this destination?")]
     Refused(u16),
@@ -51,8 +51,9 @@ pub(super) async fn open(
 }
 
 async fn ask(stream: &mut TcpStream, proxy: &ProxyUrl, dial: &HostPort) -> Result<(), ProxyFault> {
+    // `Via`, because the proxy of the environment may be this very program: then it is a loop, and said to be one.
     let mut head = zeroize::Zeroizing::new(format!(
-        "CONNECT {dial} HTTP/1.1\r\nhost: {dial}\r\nuser-agent: countersign/{}\r\n",
+        "CONNECT {dial} HTTP/1.1\r\nhost: {dial}\r\nuser-agent: countersign/{}\r\nvia: 1.1 countersign\r\n",
         env!("CARGO_PKG_VERSION")
     ));
     if let Some(authorization) = proxy.authorization() {
@@ -84,7 +85,8 @@ fn judge(answer: &[u8], head: usize) -> Result<(), ProxyFault> {
     let status = status.and_then(|status| std::str::from_utf8(status).ok()?.strip_prefix(' ')?.parse().ok());
     match status {
         Some(200..=299) if answer.len() == head => Ok(()),
-        Some(407) => Err(ProxyFault::Credentials),
+        // tinyproxy says 401 to wrong credentials.
+        Some(status @ (401 | 407)) => Err(ProxyFault::Credentials(status)),
         Some(status @ 300..=599) => Err(ProxyFault::Refused(status)),
         _ => Err(ProxyFault::NotHttp),
     }

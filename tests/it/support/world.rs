@@ -103,6 +103,11 @@ impl Plan {
         self.edit(move |setup| setup.proxy(lines))
     }
 
+    /// Lines of `[admin]`.
+    pub(crate) fn admin(self, lines: &'static str) -> Self {
+        self.edit(move |setup| setup.admin(lines))
+    }
+
     /// Lines of `[upstream]`.
     pub(crate) fn upstream(self, lines: &'static str) -> Self {
         self.edit(move |setup| setup.upstream(lines))
@@ -125,6 +130,11 @@ impl Plan {
 
     pub(crate) fn clock(self, clock: Clock) -> Self {
         self.edit(move |setup| setup.clock(clock))
+    }
+
+    /// The config may change while it runs.
+    pub(crate) fn reloading(self) -> Self {
+        self.edit(Setup::reloading)
     }
 
     fn edit(mut self, edit: impl FnOnce(Setup) -> Setup + 'static) -> Self {

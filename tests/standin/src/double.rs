@@ -161,7 +161,7 @@ impl Crew {
     }
 
     /// Ends all tasks, and says whether one has panicked.
-    fn end(&self) -> bool {
+    pub(crate) fn end(&self) -> bool {
         let tasks = self.0.running.lock().unwrap_or_else(PoisonError::into_inner).take();
         drop(tasks);
         self.0.panicked.load(Ordering::Relaxed)

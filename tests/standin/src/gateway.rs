@@ -20,6 +20,7 @@ use std::time::SystemTime;
 
 use http::{Request, Response};
 use rustls::ServerConfig;
+use tokio::sync::watch;
 
 use crate::authority::Authority;
 use crate::body::Body;
@@ -151,6 +152,8 @@ struct Api {
     script: Script,
     received: Ledger<Received>,
     connections: AtomicUsize,
+    /// Changes when all connections are asked to end.
+    leaving: watch::Sender<()>,
 }
 
 impl Gateway {
@@ -194,6 +197,12 @@ impl Gateway {
     /// Waits until the requests received satisfy `condition`; it is asked again at every piece that arrives.
     pub async fn until(&self, condition: impl Fn(&[Received]) -> bool) {
         self.api.received.until(|received| condition(&received.snapshot())).await;
+    }
+
+    /// Ends all connections once their requests are answered: over HTTP/2 with a GOAWAY, over HTTP/1.1 without a word if
+    /// they are idle. New ones are taken.
+    pub fn go_away(&self) {
+        self.api.leaving.send_replace(());
     }
 
     /// The time it goes by, to be set by a test.
@@ -272,6 +281,7 @@ impl GatewayBuilder {
             script: script.clone(),
             received: Ledger::new(),
             connections: AtomicUsize::new(0),
+            leaving: watch::Sender::new(()),
         });
         let serving = Arc::clone(&api);
         let double = Double::start("gateway", script, move |stream, crew| {

@@ -16,6 +16,7 @@ mod connect_proxy;
 mod container;
 mod double;
 mod encoding;
+mod fault;
 mod gateway;
 mod identity_pool;
 mod keys;
@@ -34,6 +35,7 @@ pub use clock::Clock;
 pub use cognito_idp::{Factor, PoolClient, PoolUser, Refresh, UserPool};
 pub use connect_proxy::{Connect, ConnectProxy, Manners};
 pub use container::{ContainerCall, ContainerCredentials};
+pub use fault::{Fault, FaultProxy};
 pub use gateway::{
     Alpn, ApiKind, Authorizer, BodyEnd, Gateway, GatewayBuilder, Principal, Received, Responder, ResponseFuture,
     TokenForm,

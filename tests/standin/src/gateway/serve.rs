@@ -1,5 +1,6 @@
 //! From an accepted connection to an answer: record, authorise, respond.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use http::{HeaderValue, Request, Response};
@@ -48,14 +49,30 @@ pub(super) async fn connection(api: Arc<Api>, stream: TcpStream, number: usize, 
 }
 
 async fn http1(api: Arc<Api>, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, peer: Peer) {
+    let mut leaving = api.leaving.subscribe();
     let service = service_fn(move |request| respond(Arc::clone(&api), peer.clone(), request));
+    let mut connection = pin!(http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades());
     // A failed connection is the other side's affair, or was scripted.
-    http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades().await.ok();
+    tokio::select! {
+        ended = connection.as_mut() => drop(ended),
+        Ok(()) = leaving.changed() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await.ok();
+        }
+    }
 }
 
 async fn http2(api: Arc<Api>, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, peer: Peer, crew: Crew) {
+    let mut leaving = api.leaving.subscribe();
     let service = service_fn(move |request| respond(Arc::clone(&api), peer.clone(), request));
-    http2::Builder::new(crew).serve_connection(TokioIo::new(stream), service).await.ok();
+    let mut connection = pin!(http2::Builder::new(crew).serve_connection(TokioIo::new(stream), service));
+    tokio::select! {
+        ended = connection.as_mut() => drop(ended),
+        Ok(()) = leaving.changed() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await.ok();
+        }
+    }
 }
 
 async fn respond(api: Arc<Api>, peer: Peer, request: Request<Incoming>) -> Result<Response<Body>, Error> {
