@@ -96,18 +96,20 @@ async fn packets_that_nobody_answers() {
     countersign.finish().await;
 }
 
-/// Takes one connection, reads something, writes `answer`, and closes.
+/// Takes connections one by one, reads something, writes `answer`, and closes.
 async fn saying(answer: &'static [u8]) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let mut serving = tokio::task::JoinSet::new();
     serving.spawn(async move {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        let mut buffer = [0; 4096];
-        let _read = stream.read(&mut buffer).await.unwrap();
-        stream.write_all(answer).await.unwrap();
-        stream.shutdown().await.unwrap();
-        while stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {}
+        // A handshake that fails is tried once more.
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut buffer = [0; 4096];
+            let _read = stream.read(&mut buffer).await.unwrap();
+            stream.write_all(answer).await.unwrap();
+            stream.shutdown().await.unwrap();
+            while stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {}
+        }
     });
     serving.detach_all();
     port
