@@ -238,6 +238,13 @@ fn grouped(value: u64) -> String {
     text
 }
 
+/// What is behind a failure: a paragraph for each line of a diagnosis.
+fn likely(text: &mut String, diagnosis: Option<&str>) {
+    for line in diagnosis.into_iter().flat_map(str::lines) {
+        put!(text, "<p class=\"likely\">{}</p>", Text(line));
+    }
+}
+
 fn duration(milliseconds: Option<f64>) -> String {
     match milliseconds {
         None => "–".to_owned(),

@@ -131,6 +131,9 @@ pub(super) struct Request {
     /// `fine`, `refused` or `failed`.
     pub(super) verdict: &'static str,
     pub(super) cause: Option<String>,
+    /// What such an end means.
+    pub(super) meaning: Option<&'static str>,
+    /// What is found out about this one: its causes, the likeliest first, a line each.
     pub(super) hint: Option<String>,
     pub(super) ms: f64,
     pub(super) phases_ms: PhasesMs,
@@ -241,7 +244,7 @@ impl Credential {
 impl Request {
     /// An entry of the history.
     pub(super) fn new(entry: Entry, now: Moment) -> Self {
-        let hint = words::hint(&entry).map(ToOwned::to_owned);
+        let meaning = words::meaning(&entry);
         let [receive, credential, connect, first_byte, body] = entry.phases.map(ms);
         Self {
             number: entry.number,
@@ -256,7 +259,8 @@ impl Request {
             fault: entry.fault,
             verdict: entry.verdict.as_str(),
             cause: entry.cause,
-            hint,
+            meaning,
+            hint: entry.hint,
             ms: ms(entry.took),
             phases_ms: PhasesMs { receive, credential, connect, first_byte, body },
             sends: entry.sends,

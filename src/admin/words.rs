@@ -1,15 +1,14 @@
 //! What the status page says of an end that is not a good one: what it means, and where to look.
 //!
-//! Fixed words by outcome and status; what is particular stands beside them as the cause. Whoever finds out more about a
-//! request gives it a hint of its own ([`crate::telemetry::history::Entry::hint`]), which goes before these. Imports
-//! `telemetry`.
+//! Fixed words by outcome and status; what is particular stands beside them: the cause, and what is found out about the
+//! request ([`crate::telemetry::history::Entry::hint`]). Imports `telemetry`.
 
 use crate::telemetry::history::Entry;
 
-/// Where to look for what is behind this end; `None` where nothing is wrong.
-pub(super) fn hint(entry: &Entry) -> Option<&str> {
-    let fixed = || by_outcome(entry.outcome).or_else(|| by_status(entry.status.map(|status| status.as_u16())?));
-    entry.hint.as_deref().or_else(fixed)
+/// What this end means, and where to look; `None` where nothing is wrong, or the entry's hint says all of it.
+pub(super) fn meaning(entry: &Entry) -> Option<&'static str> {
+    let by_status = || entry.status.filter(|_| entry.hint.is_none()).and_then(|status| by_status(status.as_u16()));
+    by_outcome(entry.outcome).or_else(by_status)
 }
 
 fn by_outcome(outcome: &str) -> Option<&'static str> {

@@ -39,6 +39,7 @@ RULES = [
          lambda case, d: case.body is None and case.method in CONTENT_EXPECTED and (d.reference, d.ours) == ("none", "length")),
     Rule("API", "framing", "Content-Length: 0 goes where the method expects no content", "RFC 9110 8.6",
          lambda case, d: case.body == b"" and not case.chunk and case.method not in CONTENT_EXPECTED and (d.reference, d.ours) == ("length", "none")),
+    Rule("client", "field x-countersign-hint", "a refusal comes with its likely cause", "docs/troubleshooting.md", ours_is_new),
     Rule("client", "field x-request-id", "every answer has the request's id", "security.md 2.6, T70", ours_is_new),
     Rule("client", "field connection", "that the connection stays is not said, since it is the default", "RFC 9112 9.3",
          lambda case, d: (d.reference, d.ours) == ([b"keep-alive"], None)),

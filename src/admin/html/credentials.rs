@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::super::report::Credential;
 use super::super::time::Stamp;
-use super::{Text, put, span, spark};
+use super::{Text, likely, put, span, spark};
 
 /// One card a credential.
 pub(super) fn cards(credentials: &[Credential], now: Stamp) -> String {
@@ -61,11 +61,9 @@ fn card(text: &mut String, credential: &Credential, now: Stamp) {
     }
     put!(text, "<dt>Tries</dt><dd>{} good, {} failed</dd></dl>", credential.fetches, credential.failures);
     if let Some(cause) = &credential.cause {
-        put!(text, "<div class=\"why\"><p><b>The last try failed.</b>");
-        if let Some(hint) = &credential.hint {
-            put!(text, " {}", Text(hint));
-        }
-        put!(text, "</p><pre>{}</pre>", Text(cause));
+        put!(text, "<div class=\"why\"><p><b>The last try failed.</b></p>");
+        likely(text, credential.hint.as_deref());
+        put!(text, "<pre>{}</pre>", Text(cause));
         if let Some(next) = credential.next_try {
             let wait = next.seconds_since(now);
             let when = if wait == 0 { "when it is needed".to_owned() } else { format!("in {}", span(wait)) };

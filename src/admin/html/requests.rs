@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::super::report::{Request, Route};
-use super::{Text, duration, grouped, put, spark};
+use super::{Text, duration, grouped, likely, put, spark};
 
 /// One item of the list. `routes` tell what a route itself adds.
 pub(super) fn item(request: &Request, routes: &[Route]) -> String {
@@ -30,13 +30,14 @@ pub(super) fn item(request: &Request, routes: &[Route]) -> String {
     text
 }
 
-/// The end in words, where to look, and the cause.
+/// The end in words, where to look, what is behind it most likely, and the cause.
 fn why(text: &mut String, request: &Request) {
     put!(text, "<p class=\"why\"><b>{}.</b>", request.title);
-    if let Some(hint) = &request.hint {
-        put!(text, " {}", Text(hint));
+    if let Some(meaning) = request.meaning {
+        put!(text, " {meaning}");
     }
     text.push_str("</p>");
+    likely(text, request.hint.as_deref());
     if let Some(cause) = &request.cause {
         put!(text, "<pre>{}</pre>", Text(cause));
     }
