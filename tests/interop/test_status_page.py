@@ -122,8 +122,8 @@ def test_the_page_lives_and_explains_what_fails(sidecar, browser):
         assert wire.get(sidecar.proxy, path).status in (404, 502, 503)
     assert tab.wait("[...document.querySelectorAll('#requests .path')].some((path) => path.textContent === '/partner/y')")
     expected = {
-        "/down/x": ["502", "The upstream cannot be reached", "Nothing was sent", "most likely port-closed", "onnection refused"],
-        "/partner/y": ["503", "There is no valid credential", "could not be fetched", "most likely port-closed", "oauth2/token"],
+        "/down/x": ["502", "The upstream cannot be reached", "Nothing was sent", "ost likely port-closed", "onnection refused"],
+        "/partner/y": ["503", "There is no valid credential", "could not be fetched", "ost likely port-closed", "oauth2/token"],
         "/nowhere": ["404", "No route takes this request", "countersign explain"],
         "/legacy/no": ["403", "The API refused the request", "compare the URL", "x-api-key"],
     }
