@@ -1,5 +1,5 @@
 # `make test` is the whole test run; it installs what it needs in this folder, and Debian packages when it is root.
-.PHONY: test rust interop demo lint fmt setup fuzz soak
+.PHONY: test rust interop demo lint fmt setup fuzz soak bench
 
 VENV := tests/interop/.venv
 BINARY := target/release/countersign
@@ -32,6 +32,11 @@ SOAK_SECONDS ?= 3600
 SOAK_RPS ?= 300
 soak:
 	SOAK_SECONDS=$(SOAK_SECONDS) SOAK_RPS=$(SOAK_RPS) cargo test --release --locked --test it -- --ignored --nocapture soak::
+
+# What requests cost, beside nginx and other proxies; see benches/bench.py. BENCH=quick takes a few minutes.
+bench:
+	cargo build --profile dist --locked --bin countersign
+	python3 benches/bench.py $(if $(filter quick,$(BENCH)),--quick) target/dist/countersign
 
 tests/interop/node_modules/.done: tests/interop/package-lock.json
 	tests/interop/packages

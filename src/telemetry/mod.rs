@@ -1,7 +1,8 @@
 //! What the program says of itself: logs, and the last requests.
 //!
-//! Metrics live with the modules that count; all are shown by one registry. Imports nothing of ours.
+//! Metrics live with the modules that count; all are shown by one registry. Imports `clock`.
 
+mod access;
 pub mod history;
 pub mod level;
 pub mod lines;

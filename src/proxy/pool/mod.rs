@@ -20,6 +20,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use http::HeaderValue;
 use http::uri::Scheme;
 use tokio::time::Instant;
 
@@ -71,14 +72,8 @@ impl Pool {
             return Ok(known);
         }
         let tls = if origin.scheme == Scheme::HTTPS { Some(self.tls(&origin.tls, files)?) } else { None };
-        let connections = Arc::new(Connections {
-            dialer: Dialer::new(origin.clone(), tls, self.tasks.clone(), self.names.clone()),
-            skew: Skew::default(),
-            retries: Retries::default(),
-            most: Most::default(),
-            kept: Mutex::default(),
-            dialling: tokio::sync::Mutex::new(()),
-        });
+        let dialer = Dialer::new(origin.clone(), tls, self.tasks.clone(), self.names.clone());
+        let connections = Arc::new(Connections::by(dialer));
         self.tasks.spawn("pool-reaper", reap(Arc::downgrade(&connections), origin.pool_idle_timeout));
         origins.retain(|_, (_, connections)| connections.strong_count() > 0);
         origins.insert(origin.clone(), (files, Arc::downgrade(&connections)));
@@ -106,6 +101,8 @@ impl Pool {
 #[derive(Debug)]
 pub struct Connections {
     dialer: Dialer,
+    /// What requests call it.
+    host: HeaderValue,
     /// Of the origin's clock.
     skew: Skew,
     retries: Retries,
@@ -158,6 +155,21 @@ impl Reuse {
 }
 
 impl Connections {
+    /// None yet, of those that `dialer` will make.
+    fn by(dialer: Dialer) -> Self {
+        // An authority is a valid field value: both are printable ASCII.
+        let host = HeaderValue::from_str(dialer.origin.authority.as_str());
+        Self {
+            dialer,
+            host: host.unwrap_or_else(|_never| HeaderValue::from_static("")),
+            skew: Skew::default(),
+            retries: Retries::default(),
+            most: Most::default(),
+            kept: Mutex::default(),
+            dialling: tokio::sync::Mutex::new(()),
+        }
+    }
+
     /// A connection: one that is kept, or a new one.
     ///
     /// # Errors
@@ -189,6 +201,11 @@ impl Connections {
     /// The origin these connections lead to.
     pub fn origin(&self) -> &Origin {
         &self.dialer.origin
+    }
+
+    /// What it is called in `Host`.
+    pub fn host(&self) -> &HeaderValue {
+        &self.host
     }
 
     fn take_kept(&self, reuse: Reuse) -> Option<Ready> {
