@@ -10,18 +10,17 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 
 import botocore.exceptions
 import container
 import hcl2
 import netns
 import pytest
-import trustme
 import yaml
+from cloud import cloud
 from conftest import REPOSITORY
-from emulators import HOME_ACCOUNT, PARTNER_ACCOUNT, REGION, Backend, Front, Ministack
-from test_readme import curl, tls_for
+from emulators import HOME_ACCOUNT, PARTNER_ACCOUNT, REGION, Ministack
+from test_readme import curl
 
 FOLDER = REPOSITORY / "deploy/aws"
 TEMPLATES = sorted((FOLDER / "cloudformation").glob("*.yaml"))
@@ -139,7 +138,8 @@ def test_a_machine_client_made_by_the_template_gets_through():
 
 
 def calls_as_the_machine_client():
-    with cloud() as (ministack, backend, authority):
+    with cloud([*NAMES, UPSTREAM]) as here:
+        ministack, backend, authority = here.ministack, here.backend, here.authority
         apigateway = ministack.client("apigatewayv2")
         api = apigateway.create_api(Name="orders", ProtocolType="HTTP")["ApiId"]
         made = stack(ministack, "m2m-client", DomainPrefix="my-domain", HttpApiId=api)
@@ -178,7 +178,8 @@ def test_a_caller_of_an_iam_api_may_do_what_the_template_says():
 
 
 def calls_the_iam_api():
-    with cloud() as (ministack, backend, authority):
+    with cloud([*NAMES, UPSTREAM]) as here:
+        ministack, backend, authority = here.ministack, here.backend, here.authority
         api = ministack.iam_api(backend)
         ministack.answer_to(UPSTREAM, api)
         made = stack(ministack, "iam-api", ApiId=api.id, Stage=api.stage, Method="GET", Path="orders/*")
@@ -206,7 +207,8 @@ def test_a_caller_of_another_account_takes_on_the_role_of_the_template():
 
 
 def calls_the_other_account():
-    with cloud() as (ministack, backend, authority):
+    with cloud([*NAMES, UPSTREAM]) as here:
+        ministack, backend, authority = here.ministack, here.backend, here.authority
         api = ministack.iam_api(backend, PARTNER_ACCOUNT)
         ministack.answer_to(UPSTREAM, api)
         key = ministack.user("caller")
@@ -232,18 +234,6 @@ class Named:
 
     def __init__(self, id_):
         self.id, self.account = id_, HOME_ACCOUNT
-
-
-@contextlib.contextmanager
-def cloud():
-    names = [*NAMES, UPSTREAM]
-    netns.settle(names)
-    with contextlib.ExitStack() as stack_:
-        ministack = stack_.enter_context(Ministack(stack_.enter_context(tempfile.TemporaryDirectory())))
-        backend = stack_.enter_context(Backend())
-        authority = trustme.CA()
-        stack_.enter_context(Front(ministack.port, ("127.0.0.1", 443), tls_for(authority, names)))
-        yield ministack, backend, authority.cert_pem.bytes().decode()
 
 
 def stack(ministack: Ministack, name: str, account: str = HOME_ACCOUNT, **parameters) -> dict[str, str]:

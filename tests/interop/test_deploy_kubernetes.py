@@ -3,12 +3,10 @@
 kustomize is the one in kubectl; where there is none, what it would have rendered is looked at piece by piece only.
 """
 
-import contextlib
 import functools
 import re
 import shutil
 import subprocess
-import tempfile
 import tomllib
 import urllib.request
 
@@ -19,9 +17,9 @@ import netns
 import pytest
 import trustme
 import yaml
+from cloud import cloud
 from conftest import REPOSITORY
-from emulators import HOME_ACCOUNT, REGION, Backend, Front, Ministack, allow_invoke, policy
-from test_readme import tls_for
+from emulators import HOME_ACCOUNT, REGION, Backend, allow_invoke, policy
 
 FOLDER = REPOSITORY / "deploy/kubernetes"
 FILES = ("sidecar.yaml", "job-before-1.29.yaml")
@@ -222,12 +220,13 @@ def serves_as_a_machine_client():
     made = containers("shop")[0]
     (token_host,) = (host for host in made.hosts() if "amazoncognito" in host)
     (upstream,) = (host for host in made.hosts() if "execute-api" in host)
-    with cloud(made.hosts()) as (ministack, backend, authority, _):
+    with cloud(made.hosts(), [POD_ADDRESS]) as here:
+        ministack, backend = here.ministack, here.backend
         app = ministack.app_client("orders/read", domain=token_host.split(".")[0])
         ministack.answer_to(upstream, ministack.jwt_api(backend, app, "orders/read"))
         made.environment["ORDERS_CLIENT_ID"] = app.id
         made.files["/run/secrets/orders/client_secret"] = app.secret
-        serves(made, authority, backend)
+        serves(made, here.authority, backend)
 
 
 @kubectl
@@ -239,7 +238,8 @@ def test_the_sidecar_with_a_role_runs_as_its_pod_would():
 def serves_as_a_role():
     (made,) = containers("shop-iam")
     (upstream,) = made.hosts()
-    with cloud([*made.hosts(), f"sts.{REGION}.amazonaws.com"]) as (ministack, backend, authority, front):
+    with cloud([*made.hosts(), f"sts.{REGION}.amazonaws.com"], [POD_ADDRESS]) as here:
+        ministack, backend = here.ministack, here.backend
         api = ministack.iam_api(backend)
         ministack.answer_to(upstream, api)
         trust = (REPOSITORY / "deploy/aws/policies/trust-irsa.json").read_text()
@@ -251,24 +251,12 @@ def serves_as_a_role():
         for account, status in (("shop:other", None), ("shop:shop", 200)):
             made.files["/run/secrets/sts/token"] = jwt_words.token(iss=f"https://{issuer}", aud="sts.amazonaws.com", sub=f"system:serviceaccount:{account}")
             if status:
-                serves(made, authority, backend)
+                serves(made, here.authority, backend)
             else:
-                with container.rooted(made, authority) as jail:
+                with container.rooted(made, here.authority) as jail:
                     refused = jail.execute("/countersign", "check", "--online", "--config", "/etc/countersign/config.toml")
                     assert refused.returncode == 1 and "AccessDenied" in refused.stdout + refused.stderr, refused
-        assert {request.name for request in front.noted} == {upstream, f"sts.{REGION}.amazonaws.com"}
-
-
-@contextlib.contextmanager
-def cloud(names):
-    """ministack behind these names, an API's backend, the PEM of the authority that vouches for the names, and what was said."""
-    netns.settle(sorted(names), addresses=(POD_ADDRESS,))
-    with contextlib.ExitStack() as stack:
-        ministack = stack.enter_context(Ministack(stack.enter_context(tempfile.TemporaryDirectory())))
-        backend = stack.enter_context(Backend())
-        authority = trustme.CA()
-        front = stack.enter_context(Front(ministack.port, ("127.0.0.1", 443), tls_for(authority, sorted(names))))
-        yield ministack, backend, authority.cert_pem.bytes().decode(), front
+        assert {request.name for request in here.front.noted} == {upstream, f"sts.{REGION}.amazonaws.com"}
 
 
 def serves(made: container.Container, authority: str, backend: Backend):
