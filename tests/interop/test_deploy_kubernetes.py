@@ -5,9 +5,12 @@ kustomize is the one in kubectl; where there is none, what it would have rendere
 
 import functools
 import re
+import shlex
 import shutil
+import ssl
 import subprocess
 import tomllib
+import urllib.error
 import urllib.request
 
 import container
@@ -227,6 +230,66 @@ def serves_as_a_machine_client():
         made.environment["ORDERS_CLIENT_ID"] = app.id
         made.files["/run/secrets/orders/client_secret"] = app.secret
         serves(made, here.authority, backend)
+
+
+@kubectl
+def test_the_gateway_serves_callers_that_show_the_token():
+    netns.run_inside(serves_the_namespace, timeout=90)
+
+
+def serves_the_namespace():
+    (made,) = containers("gateway-staging")
+    (token_host,) = (host for host in made.hosts() if "amazoncognito" in host)
+    (upstream,) = (host for host in made.hosts() if "execute-api" in host)
+    service = "countersign.shop.svc"
+    with cloud([*made.hosts(), service, "elsewhere.shop.svc"], [POD_ADDRESS]) as here:
+        app = here.ministack.app_client("orders/read", domain=token_host.split(".")[0])
+        here.ministack.answer_to(upstream, here.ministack.jwt_api(here.backend, app, "orders/read"))
+        made.environment["ORDERS_CLIENT_ID"] = app.id
+        made.files["/run/secrets/orders/client_secret"] = app.secret
+        trust = ssl.create_default_context(cadata=certificates()["ca"])
+
+        def call(host: str, headers: dict[str, str]) -> int:
+            request = urllib.request.Request(f"https://{service}:8443/orders/42", headers={"host": host} | headers)
+            try:
+                with urllib.request.urlopen(request, timeout=10, context=trust) as answer:
+                    return answer.status
+            except urllib.error.HTTPError as answer:
+                return answer.code
+
+        with container.rooted(made, here.authority) as jail:
+            jail.start()
+            container.wait_for(jail, f"http://{POD_ADDRESS}:9902/startupz")
+            shown = {"x-countersign-token": SECRETS["countersign-caller"]["token"]}
+            assert call(service, {}) == 401
+            assert call("elsewhere.shop.svc", shown) == 403
+            assert [call(host, shown) for host in (service, "countersign", f"{service}.cluster.local")] == [200, 200, 200]
+            assert container.probe(f"http://{POD_ADDRESS}:9901/metrics") == 200
+            assert len(here.backend.reached) == 3
+            assert jail.stop()[0] == 0, jail.log.read_text()
+
+
+def test_the_job_on_an_old_cluster_ends_its_sidecar():
+    netns.run_inside(ends_when_asked, timeout=60)
+
+
+def ends_when_asked():
+    (made,) = containers("job-before-1.29.yaml")
+    app = documents("job-before-1.29.yaml")[1]["spec"]["template"]["spec"]["containers"][0]
+    # The app's last words, as they stand in the manifest.
+    words = shlex.split(next(line for line in app["args"][0].splitlines() if "quitquitquit" in line))
+    assert words[-1] == "http://127.0.0.1:9901/quitquitquit" and words[-2] == "x-countersign-token: $(cat /run/secrets/quit/token)"
+    with cloud(made.hosts(), [POD_ADDRESS]) as here, container.rooted(made, here.authority) as jail:
+        jail.start()
+        container.wait_for(jail, "http://127.0.0.1:9901/readyz")
+        for token, status in (("wrong", 401), (SECRETS["countersign-quit"]["token"], 200)):
+            request = urllib.request.Request(words[-1], method="POST", headers={"x-countersign-token": token})
+            try:
+                with urllib.request.urlopen(request, timeout=10) as answer:
+                    assert answer.status == status
+            except urllib.error.HTTPError as answer:
+                assert answer.code == status
+        assert jail.process.wait(30) == 0, jail.log.read_text()
 
 
 @kubectl
