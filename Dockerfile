@@ -1,7 +1,9 @@
 # An image of one static binary, root certificates and a user. One per architecture, each built on a machine of its own
-# kind; RELEASING.md puts them together. For a release pin this by digest: --build-arg RUST=rust:1.95-bookworm@sha256:…
-ARG RUST=rust:1.95-bookworm
+# kind; RELEASING.md puts them together. For a release pin this by digest: --build-arg RUST=rust:1.95.0-bookworm@sha256:…
+ARG RUST=rust:1.95.0-bookworm
 FROM ${RUST} AS build
+# The compiler of the image as it is: rust-toolchain.toml would have rustup fetch formatter and linter first.
+ENV RUSTUP_TOOLCHAIN=1.95.0
 WORKDIR /src
 COPY . .
 # The flags, and why the result is the same every time, are in the Makefile.

@@ -52,7 +52,7 @@ def test_versions_are_those_of_the_package():
     arguments = dict(rest.split("=", 1) for word, rest in instructions() if word == "ARG")
     toolchain = tomllib.loads((REPOSITORY / "rust-toolchain.toml").read_text())["toolchain"]["channel"]
     assert arguments["VERSION"] == PACKAGE["version"]
-    assert arguments["RUST"].startswith(f"rust:{PACKAGE['rust-version']}") and toolchain.startswith(PACKAGE["rust-version"])
+    assert arguments["RUST"] == f"rust:{toolchain}-bookworm" and ("ENV", f"RUSTUP_TOOLCHAIN={toolchain}") in instructions()
 
 
 @pytest.fixture(scope="module")
