@@ -17,7 +17,6 @@ import tempfile
 import time
 import tomllib
 import urllib.error
-import urllib.parse
 import urllib.request
 
 from conftest import BINARY

@@ -61,7 +61,7 @@ def test_cfn_lint_would_find_a_slip(tmp_path):
     assert all(word in done.stdout for word in ("GenerateSecrets", "client-credentials", "'allow'")), done.stdout
 
 
-def test_every_policy_names_one_thing(tmp_path):
+def test_every_policy_names_one_thing():
     """The least: no wildcard for an account, an API, an action or a principal."""
     for path in POLICIES:
         for statement in json.loads(path.read_text())["Statement"]:

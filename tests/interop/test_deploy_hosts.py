@@ -23,7 +23,7 @@ def root(tmp_path) -> pathlib.Path:
     """A machine that the units are installed on."""
     for place in ("etc/systemd/system", "usr/local/bin", "usr/lib/systemd"):
         (tmp_path / place).mkdir(parents=True)
-    for unit in SYSTEMD.iterdir():
+    for unit in SYSTEMD.glob("countersign.*"):
         shutil.copy(unit, tmp_path / "etc/systemd/system")
     binary = tmp_path / "usr/local/bin/countersign"
     binary.write_text("#!/bin/true\n")
