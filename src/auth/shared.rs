@@ -12,6 +12,7 @@ mod sealing;
 pub mod store;
 
 use std::convert::Infallible;
+use std::fmt;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -323,6 +324,12 @@ impl Memory {
     /// Whether requests may soon be without a token.
     fn hurries(&self, now: Moment) -> bool {
         self.refused >= self.generation || self.ends.is_none_or(|ends| ends.left(now) <= self.life / LAST_PART)
+    }
+}
+
+impl<S: Issuer, T: Store> fmt::Debug for Shared<S, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("own", &self.own.describe()).finish_non_exhaustive()
     }
 }
 

@@ -430,6 +430,12 @@ impl Store for Nodes {
     }
 }
 
+impl fmt::Debug for Nodes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Nodes").field("store", &self.shown).finish_non_exhaustive()
+    }
+}
+
 /// A connection to one of the addresses of `node`, in the order in which they are found.
 async fn dial(node: &HostPort) -> io::Result<TcpStream> {
     let HostPort { host, port } = node;
