@@ -270,6 +270,50 @@ mod tests {
         assert_eq!(attempt.config.unwrap().routes.len(), 2);
     }
 
+    /// All 1,024 histories of five looks at a file that holds one config, or another, or half of one, or is gone: what lasts
+    /// for two looks is tried, once, and nothing else ever is.
+    #[tokio::test(start_paused = true)]
+    async fn in_every_short_history_of_a_file_what_lasts_is_tried_once() {
+        const STATES: [Option<&str>; 4] = [Some(ONE), Some(TWO), Some("[[rou"), None];
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("config.toml");
+        for history in 0..4_usize.pow(5) {
+            let looks: Vec<_> = (0..5).map(|look| STATES[history >> (2 * look) & 3]).collect();
+            fs::write(&path, ONE).unwrap();
+            let (mut reloader, _asked) = follow(&path);
+            let mut expected = Vec::new();
+            for pair in [&looks[..], &looks[4..]].concat().windows(2).filter(|pair| pair[0] == pair[1]) {
+                if expected.last().copied().unwrap_or(Some(ONE)) != pair[0] {
+                    expected.push(pair[0]);
+                }
+            }
+            let write = async {
+                sleep(LOOK_EVERY / 2).await;
+                for state in &looks {
+                    match state {
+                        Some(text) => fs::write(&path, text).unwrap(),
+                        None => drop(fs::remove_file(&path)),
+                    }
+                    sleep(LOOK_EVERY).await;
+                }
+                sleep(3 * LOOK_EVERY).await;
+            };
+            let mut tried = Vec::new();
+            let trying = async {
+                loop {
+                    tried.push(reloader.next().await);
+                }
+            };
+            tokio::select! {
+                () = trying => {}
+                () = write => {}
+            }
+            let hash = |text: &str| Source { name: String::new(), text: text.to_owned(), folder: PathBuf::new() }.hash();
+            let expected: Vec<_> = expected.into_iter().map(|text| text.map(hash)).collect();
+            assert_eq!(tried.iter().map(|attempt| attempt.hash).collect::<Vec<_>>(), expected, "{looks:?}");
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_config_that_is_no_file_says_so_when_asked() {
         let folder = TempDir::new().unwrap();

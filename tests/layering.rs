@@ -37,7 +37,7 @@ const ROOMS: [(&[&str], &[&str]); 23] = [
     // Resource limits, and signals that are passed on.
     (&["rustix"], &["capacity.rs", "cli/exec.rs"]),
     (&["hyper", "server"], &["server/"]),
-    (&["arc_swap"], &["proxy/", "auth/refreshing.rs", "tls/serving.rs"]),
+    (&["arc_swap"], &["proxy/", "sync.rs", "tls/serving.rs"]),
 ];
 /// The same for the standard library.
 const ENVIRONMENT: (&[&str], &[&str]) = (&["std", "env"], &["cli/"]);
@@ -475,7 +475,7 @@ fn what_stays_in_its_room_is_not_found() {
         ("message/body.rs", "use hyper::body::Incoming;"),
         ("proxy/pool/dial.rs", "use hyper::client::conn::{http1, http2};"),
         ("server/connection.rs", "use hyper::server::conn;"),
-        ("auth/refreshing.rs", "use arc_swap::ArcSwap;"),
+        ("sync.rs", "use arc_swap::ArcSwap;"),
         ("proxy/explain.rs", "let written = aws_smithy_types::DateTime::from(time);"),
         ("cli/mod.rs", "use crate::proxy::explain; use std::env;"),
         ("main.rs", "fn main() -> std::process::ExitCode { countersign::cli::main() }"),

@@ -187,6 +187,8 @@ where
 {
     // The drain is the listener's own, whatever else changes.
     let drain = terms.borrow().drain.clone();
+    // A stop waits for this loop: else it could end between an accept and the first moment of its connection.
+    let _counted = drain.count();
     let mut pause = SHORTEST_PAUSE;
     let (mut failing, mut full) = (Complaint::default(), Complaint::default());
     loop {

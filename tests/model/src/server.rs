@@ -1,0 +1,4 @@
+//! What waits for the end of requests.
+
+#[path = "../../../src/server/drain.rs"]
+pub mod drain;
