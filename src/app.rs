@@ -24,6 +24,7 @@ use crate::admin::standing::Standing;
 use crate::admin::{Admin, Pages, Shown};
 use crate::auth::metrics::CredentialMetrics;
 use crate::auth::refreshing::Status;
+use crate::auth::shared::store::StoreError;
 use crate::auth::{self, Credential, Roster};
 use crate::capacity::Machine;
 use crate::clock::Clock;
@@ -36,6 +37,7 @@ use crate::proxy::record::AccessLog;
 use crate::reload::Reloader;
 use crate::secret::SecretError;
 use crate::server::connection::Timers;
+use crate::server::gate::head::Limits;
 use crate::server::handed::Unwanted;
 use crate::server::{Arrival, BindError, Drain, Handed, Listener, Terms};
 use crate::tasks::Tasks;
@@ -46,7 +48,8 @@ use crate::tls::{SystemRoots, TlsError};
 /// The admin port's connections, apart from the clients': health is never shed (security.md 3.2).
 /// Each of its listeners has its own, and silent ones end soon, so that nobody can keep a probe out for long.
 const ADMIN_CONNECTIONS: usize = 32;
-const ADMIN_TIMERS: Timers = Timers { head: Duration::from_secs(5), idle: Duration::from_secs(10) };
+const ADMIN_TIMERS: Timers =
+    Timers { head: Duration::from_secs(5), idle: Duration::from_secs(10), heads: Limits::DEFAULT };
 
 /// Why the program could not start.
 #[derive(Debug, thiserror::Error)]
@@ -125,6 +128,24 @@ pub async fn try_credentials(compiled: &Compiled, clock: &Clock) -> Result<Vec<(
     Ok(statuses)
 }
 
+/// Calls the token cache of a config once, and says how it fared; `None` where it has none.
+///
+/// # Errors
+/// [`StartError`], but not the cache's own.
+pub async fn try_cache(compiled: &Compiled, clock: &Clock) -> Result<Option<Result<(), StoreError>>, StartError> {
+    if compiled.token_cache.is_none() {
+        return Ok(None);
+    }
+    let (clock, tasks, roots) = (clock.clone(), Tasks::default(), SystemRoots::load());
+    let control = parts::control(&roots, &compiled.control, &compiled.egress)?;
+    let means = auth::Means { control, clock, tasks: tasks.clone(), environment: compiled.aws.clone() };
+    let schemes = auth::Builder::new(means).sharing(compiled.token_cache.as_ref(), &roots)?.build(&[], &[]);
+    let cache = schemes.cache.as_ref();
+    let outcome = if let Some(cache) = cache { Some(cache.probe().await) } else { None };
+    tasks.stop().await;
+    Ok(outcome)
+}
+
 /// Where a [`Sidecar`] listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Addresses {
@@ -180,7 +201,7 @@ impl Sidecar {
         let parts = Parts::try_new(&compiled, None, &ground)?;
         let mut registry = Registry::with_prefix("countersign");
         registry.register("build", "The program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
-        let roster = Roster::new(parts.credentials.clone());
+        let roster = Roster::new(parts.credentials.clone(), parts.cache.clone());
         registry.register_collector(Box::new(CredentialMetrics::new(roster.clone())));
         let standing = Standing::new(compiled.hash.to_string(), clock.now().wall);
         registry.register_collector(Box::new(standing.clone()));

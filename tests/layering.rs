@@ -11,7 +11,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// Paths of third-party crates, and where alone they may be named: files or folders of `src/`.
-const ROOMS: [(&[&str], &[&str]); 22] = [
+const ROOMS: [(&[&str], &[&str]); 23] = [
     (&["reqwest"], &["auth/"]),
     // The one error of a client that cannot be built; a wrapper would only rename it.
     (&["reqwest", "Error"], &["auth/", "app.rs"]),
@@ -24,6 +24,7 @@ const ROOMS: [(&[&str], &[&str]); 22] = [
     // `explain` writes a date as AWS does.
     (&["aws_smithy_types"], &["auth/", "proxy/explain.rs"]),
     (&["crypto_bigint"], &["auth/srp.rs"]),
+    (&["redis"], &["auth/shared/"]),
     (&["clap"], &["cli/"]),
     (&["listenfd"], &["cli/"]),
     (&["sd_notify"], &["cli/"]),
@@ -33,13 +34,10 @@ const ROOMS: [(&[&str], &[&str]); 22] = [
     (&["tracing_subscriber"], &["telemetry/"]),
     (&["hyper", "client"], &["proxy/pool/"]),
     (&["h2"], &["proxy/pool/"]),
-    // Resource limits, and signals that are passed on.
-    (&["rustix"], &["capacity.rs", "cli/exec.rs"]),
+    // Resource limits, signals that are passed on, and clients that are gone.
+    (&["rustix"], &["capacity.rs", "cli/exec.rs", "server/orphan.rs"]),
     (&["hyper", "server"], &["server/"]),
-    (
-        &["arc_swap"],
-        &["proxy/", "auth/builder.rs", "auth/mod.rs", "auth/refreshing.rs", "auth/signer.rs", "tls/serving.rs"],
-    ),
+    (&["arc_swap"], &["proxy/", "auth/builder.rs", "auth/mod.rs", "auth/signer.rs", "sync.rs", "tls/serving.rs"]),
 ];
 /// The same for the standard library.
 const ENVIRONMENT: (&[&str], &[&str]) = (&["std", "env"], &["cli/"]);
@@ -477,7 +475,7 @@ fn what_stays_in_its_room_is_not_found() {
         ("message/body.rs", "use hyper::body::Incoming;"),
         ("proxy/pool/dial.rs", "use hyper::client::conn::{http1, http2};"),
         ("server/connection.rs", "use hyper::server::conn;"),
-        ("auth/refreshing.rs", "use arc_swap::ArcSwap;"),
+        ("sync.rs", "use arc_swap::ArcSwap;"),
         ("proxy/explain.rs", "let written = aws_smithy_types::DateTime::from(time);"),
         ("cli/mod.rs", "use crate::proxy::explain; use std::env;"),
         ("main.rs", "fn main() -> std::process::ExitCode { countersign::cli::main() }"),

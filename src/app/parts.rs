@@ -10,7 +10,7 @@ use rustls::ServerConfig;
 
 use super::StartError;
 use crate::auth::control::Control;
-use crate::auth::spec::AwsEnvironment;
+use crate::auth::spec::{AwsEnvironment, Coverage, PayloadSigning};
 use crate::auth::{self, Credential};
 use crate::capacity::{Limits, Machine};
 use crate::clock::Clock;
@@ -44,6 +44,7 @@ pub(super) struct Ground {
 pub(super) struct Parts {
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) credentials: Vec<Arc<dyn Credential>>,
+    pub(super) cache: Option<Arc<auth::TokenCache>>,
     known: auth::Known,
     way: Way,
     token: Option<(LocalSecret, Arc<CallerToken>)>,
@@ -104,6 +105,16 @@ pub(super) fn fit(machine: &Machine, compiled: &mut Compiled) {
             "limits lowered to what memory and descriptors suffice for"
         );
     }
+    for route in &compiled.routes {
+        let spec = route.scheme.and_then(|index| compiled.schemes.get(index));
+        let holds = spec.is_some_and(|spec| spec.coverage() == Coverage::Signature(PayloadSigning::Signed));
+        if holds && route.max_body > fitting.buffers {
+            tracing::warn!(
+                route = %route.name, max_body = %ByteSize(route.max_body), buffer_budget = %ByteSize(fitting.buffers),
+                "larger bodies than buffer_budget cannot be signed here, whatever max_body says; give it more memory"
+            );
+        }
+    }
     compiled.server.max_connections = fitting.connections;
     compiled.proxy.max_in_flight = fitting.in_flight;
     compiled.proxy.buffer_budget = ByteSize(fitting.buffers);
@@ -127,6 +138,7 @@ impl Parts {
         if let Some(before) = before.filter(|before| before.way.is(&way)) {
             builder = builder.succeed(before.known.clone());
         }
+        let builder = builder.sharing(compiled.token_cache.as_ref(), &ground.roots)?;
         let schemes = builder.build(&compiled.schemes, &compiled.fields);
         let before_token = before.and_then(|before| before.token.as_ref());
         let token = token(compiled.proxy.caller_token.as_ref(), before_token, &ground.tasks)?;
@@ -142,8 +154,8 @@ impl Parts {
             (Some(identity), _) => Some(Shown::try_new(identity.clone(), &ground.tasks)?),
             (None, _) => None,
         };
-        let auth::Schemes { credentials, known, .. } = schemes;
-        Ok(Self { snapshot, credentials, known, way, token, shown })
+        let auth::Schemes { credentials, known, cache, .. } = schemes;
+        Ok(Self { snapshot, credentials, cache, known, way, token, shown })
     }
 
     /// What listeners speak TLS with.

@@ -16,6 +16,8 @@ mod role;
 mod route;
 mod secret;
 mod sigv4;
+mod size;
+mod token_cache;
 mod upstream;
 mod url;
 mod user;
@@ -70,7 +72,7 @@ impl<'a> Context<'a> {
 
 /// Compiles `raw`. The result means something only if no error was noted.
 pub(super) fn compile(raw: RawConfig, context: &mut Context<'_>) -> Compiled {
-    let RawConfig { proxy, admin, log, upstream, auth, routes } = raw;
+    let RawConfig { proxy, admin, log, upstream, auth, token_cache: raw_cache, routes } = raw;
     let defaults = upstream::transport(&upstream, context);
     let (listens, admin) = listen::check(&proxy, admin, &routes, context);
     forward::refuse_self(&defaults.egress, &listens.tcp, upstream.proxy.span, context);
@@ -79,6 +81,7 @@ pub(super) fn compile(raw: RawConfig, context: &mut Context<'_>) -> Compiled {
     let caller_token = proxy.caller_token.as_ref().and_then(|token| caller::token("caller_token", token, context));
     upstream::check_budget(&upstream, &routes, &proxy.buffer_budget, context);
     let mut auths = auth::compile(&auth, context);
+    let token_cache = token_cache::compile(&raw_cache, context);
     let routes = route::compile(routes, &mut auths, context);
     let schemes = auths.finish(context);
     let elsewhere = forward::policy(&proxy.forward.value, &upstream, &defaults.egress, &routes, context);
@@ -97,6 +100,7 @@ pub(super) fn compile(raw: RawConfig, context: &mut Context<'_>) -> Compiled {
             max_connections: proxy.max_connections.value,
             header_timeout: proxy.header_timeout.value,
             idle_timeout: proxy.idle_timeout.value,
+            heads: listen::heads(&proxy, context),
             drain_timeout: proxy.drain_timeout.value,
             quiet: server::drain::QUIET,
         },
@@ -111,6 +115,7 @@ pub(super) fn compile(raw: RawConfig, context: &mut Context<'_>) -> Compiled {
             buffer_wait: proxy.buffer_wait.value,
         },
         aws: environment::aws(context),
+        token_cache,
         routes,
         schemes,
         fields: std::mem::take(&mut context.fields),

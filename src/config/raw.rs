@@ -40,6 +40,7 @@ pub const SECTIONS: &[Section] = &[
     Section { header: "[auth.NAME]", kind: Some("client-credentials"), keys: RawClientCredentials::KEYS },
     Section { header: "[auth.NAME]", kind: Some("cognito-user"), keys: RawCognitoUser::KEYS },
     Section { header: "[auth.NAME]", kind: Some("sigv4"), keys: RawSigV4::KEYS },
+    Section { header: "[token_cache]", kind: None, keys: RawTokenCache::KEYS },
     Section { header: "[[route]]", kind: None, keys: RawRoute::KEYS },
     Section { header: "[[route]]", kind: None, keys: RawUpstream::KEYS },
 ];
@@ -71,6 +72,12 @@ table! {
         max_connections: usize = "1024";
         /// Requests at the same time, over all routes.
         max_in_flight: usize = "512";
+        /// Largest request head; larger gets 431. API Gateway itself takes 10,240 bytes.
+        max_head: ByteSize = r#""32KiB""#;
+        /// Fields of a request head; more get 431.
+        max_fields: usize = "100";
+        /// Longest path with its query, or URL where a program takes us for its proxy; longer gets 414.
+        max_target: ByteSize = r#""8KiB""#;
         /// From the first byte of a request head to its end.
         header_timeout: Duration = r#""10s""#;
         /// How long a connection may stay open without a request.
@@ -171,6 +178,14 @@ table! {
         proxy: RawWay = r#""env""#;
         /// Largest body that is held for signing; larger gets 413. API Gateway's own limit is 10 MB.
         max_body: ByteSize = r#""10MiB""#;
+        /// Largest streamed body that is kept, so that it can be sent once more.
+        replay_buffer: ByteSize = r#""64KiB""#;
+        /// Largest head of an answer; larger is a 502.
+        max_response_head: ByteSize = r#""64KiB""#;
+        /// Fields of an answer's head; more are a 502.
+        max_response_fields: usize = "100";
+        /// Interim answers (1xx) to one request; more are a 502.
+        max_interim: usize = "32";
     }
 }
 
@@ -316,6 +331,26 @@ table! {
 }
 
 table! {
+    /// A Redis or Valkey through which a fleet shares the tokens of its client-credentials tables, encrypted.
+    struct RawTokenCache {
+        /// rediss://HOST:PORT, or redis:// on loopback; `/N` behind it selects a database. Without it nothing is shared.
+        url: Text;
+        /// The user, where the server has an ACL; the default user, if left out.
+        username: RawFieldValue;
+        /// And its password, or the server's.
+        password: RawSecret;
+        /// PEM file with roots that are trusted besides the system's.
+        ca_file: Text;
+        /// Whether the server is a node of a cluster, which sends on to others.
+        cluster: bool = "false";
+        /// In front of all keys; whoever has the same credentials and another prefix shares nothing.
+        prefix: Text = r#""countersign""#;
+        /// What all calls for one token may take together; after it the sidecar fetches by itself.
+        timeout: Duration = r#""250ms""#;
+    }
+}
+
+table! {
     /// Which requests go where, and how they are authorised.
     struct RawRoute {
         /// Unique name, for logs and metrics; derived from `host` and `path`, if left out.
@@ -382,6 +417,7 @@ pub(super) struct RawConfig {
     pub(super) log: RawLog,
     pub(super) upstream: RawUpstream,
     pub(super) auth: Map<RawAuth>,
+    pub(super) token_cache: RawTokenCache,
     pub(super) routes: Vec<At<RawRouteEntry>>,
 }
 
@@ -499,7 +535,7 @@ const IDENTITY_POOL: Key = Key {
     doc: " An identity of a Cognito identity pool.\n",
 };
 const CREDENTIALS_KEYS: &[Key] = &[PROFILE, STATIC, IDENTITY_POOL];
-const ROOT: [&str; 6] = ["proxy", "admin", "log", "upstream", "auth", "route"];
+const ROOT: [&str; 7] = ["proxy", "admin", "log", "upstream", "auth", "token_cache", "route"];
 
 /// Whether `name` is a key or table of ours, of any section.
 pub(super) fn is_key(name: &str) -> bool {

@@ -48,7 +48,7 @@ where
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
         Box::pin(http2::serve(stream, timers, drain, service)).await;
     } else {
-        Box::pin(connection::serve(stream, timers, drain, service)).await;
+        Box::pin(connection::serve(stream, None, timers, drain, service)).await;
     }
 }
 
