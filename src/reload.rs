@@ -150,7 +150,12 @@ fn files(config: &Compiled) -> BTreeSet<PathBuf> {
         Transport::Plain => None,
         Transport::Tls(tls) => Some(tls),
     });
-    std::iter::once(&config.control).chain(cache).chain(upstreams).flat_map(ClientSettings::files).map(Path::to_owned).collect()
+    std::iter::once(&config.control)
+        .chain(cache)
+        .chain(upstreams)
+        .flat_map(ClientSettings::files)
+        .map(Path::to_owned)
+        .collect()
 }
 
 fn fingerprint(files: &BTreeSet<PathBuf>) -> Fingerprint {
@@ -308,7 +313,8 @@ mod tests {
                 () = trying => {}
                 () = write => {}
             }
-            let hash = |text: &str| Source { name: String::new(), text: text.to_owned(), folder: PathBuf::new() }.hash();
+            let hash =
+                |text: &str| Source { name: String::new(), text: text.to_owned(), folder: PathBuf::new() }.hash();
             let expected: Vec<_> = expected.into_iter().map(|text| text.map(hash)).collect();
             assert_eq!(tried.iter().map(|attempt| attempt.hash).collect::<Vec<_>>(), expected, "{looks:?}");
         }

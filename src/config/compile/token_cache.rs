@@ -63,7 +63,11 @@ pub(super) fn compile(raw: &RawTokenCache, context: &mut Context<'_>) -> Option<
         Ok(url) => url,
         Err(error) => {
             let problem = context.problems.error(text.span, format!("`url` {error}"));
-            problem.help(if matches!(error, UrlError::Userinfo) { "use the keys `username` and `password`" } else { FORM });
+            problem.help(if matches!(error, UrlError::Userinfo) {
+                "use the keys `username` and `password`"
+            } else {
+                FORM
+            });
             return None;
         }
     };
