@@ -1,5 +1,5 @@
 # `make test` is the whole test run; it installs what it needs in this folder, and Debian packages when it is root.
-.PHONY: test rust interop demo lint fmt setup fuzz soak dist
+.PHONY: test rust interop demo lint fmt setup fuzz soak strain dist
 
 VENV := tests/interop/.venv
 BINARY := target/release/countersign
@@ -32,6 +32,11 @@ SOAK_SECONDS ?= 3600
 SOAK_RPS ?= 300
 soak:
 	SOAK_SECONDS=$(SOAK_SECONDS) SOAK_RPS=$(SOAK_RPS) cargo test --release --locked --test it -- --ignored --nocapture soak::
+
+# More than it can take, in the sizes of security.md T83 to T87, T91 and T103; prints its figures. Wants slowhttptest, and
+# root for control groups.
+strain:
+	cargo test --release --locked --test it --test cli -- --ignored --nocapture --test-threads=1 strain
 
 # The binary of a release and of the image: static, and byte for byte the same wherever this source is built with this
 # compiler. Paths of the machine are written as /src and /cargo; C code (aws-lc) is told the same.

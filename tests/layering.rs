@@ -34,8 +34,8 @@ const ROOMS: [(&[&str], &[&str]); 23] = [
     (&["tracing_subscriber"], &["telemetry/"]),
     (&["hyper", "client"], &["proxy/pool/"]),
     (&["h2"], &["proxy/pool/"]),
-    // Resource limits, and signals that are passed on.
-    (&["rustix"], &["capacity.rs", "cli/exec.rs"]),
+    // Resource limits, signals that are passed on, and clients that are gone.
+    (&["rustix"], &["capacity.rs", "cli/exec.rs", "server/orphan.rs"]),
     (&["hyper", "server"], &["server/"]),
     (&["arc_swap"], &["proxy/", "sync.rs", "tls/serving.rs"]),
 ];

@@ -23,6 +23,7 @@ use tokio_rustls::TlsAcceptor;
 use super::Arrival;
 use super::connection::{self, Timers};
 use super::drain::Drain;
+use super::orphan::FarEnd;
 use super::secured;
 
 /// Pauses after a failed `accept` (out of descriptors, mostly): from this, doubling, to that.
@@ -151,6 +152,9 @@ pub(super) trait Accept: Send {
 
     fn accept(&mut self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 
+    /// What tells whether the client is gone.
+    fn far_end(stream: &Self::Stream) -> Option<FarEnd>;
+
     /// Writes what fits into the buffer of a new connection.
     fn turn_away(stream: &Self::Stream, words: &[u8]) -> io::Result<usize>;
 }
@@ -169,6 +173,10 @@ impl Accept for Listener {
             tracing::debug!(%error, "TCP_NODELAY");
         }
         Ok(stream)
+    }
+
+    fn far_end(stream: &TcpStream) -> Option<FarEnd> {
+        FarEnd::of(stream)
     }
 
     fn turn_away(stream: &TcpStream, words: &[u8]) -> io::Result<usize> {
@@ -236,7 +244,8 @@ where
         let (tracker, service) = (drain.clone(), service.clone());
         match tls {
             None => {
-                let served = connection::serve(stream, timers, drain, service);
+                let far_end = A::far_end(&stream);
+                let served = connection::serve(stream, far_end, timers, drain, service);
                 tracker.connections().spawn(async move {
                     served.await;
                     drop(place);

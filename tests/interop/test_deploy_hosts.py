@@ -5,11 +5,16 @@ import pathlib
 import plistlib
 import re
 import shutil
+import signal
 import subprocess
+import time
+import urllib.request
 
+import conftest
 import container
 import pytest
-from conftest import REPOSITORY
+import wire
+from conftest import REPOSITORY, configuration, route
 
 SYSTEMD = REPOSITORY / "deploy/systemd"
 LAUNCHD = REPOSITORY / "deploy/launchd/com.example.countersign.plist"
@@ -64,6 +69,60 @@ def test_the_service_has_time_to_drain():
     unit.read_string((SYSTEMD / "countersign.service").read_text())
     assert container.seconds(unit["Service"]["TimeoutStopSec"]) >= DRAIN + 5
     assert int(unit["Service"]["MemoryMax"].removesuffix("M")) * 0.8 >= 232
+
+
+def allowed_calls() -> set[str]:
+    """System calls that the unit's filter lets through, by the groups that systemd has for them."""
+    groups: dict[str, set[str]] = {}
+    for line in analyze("syscall-filter").stdout.splitlines():
+        if line.startswith("@"):
+            groups[line.strip()] = group = set()
+        elif line.strip() and not line.strip().startswith("#"):
+            group.add(line.strip())
+
+    def calls(name: str) -> set[str]:
+        return set().union(*(calls(each) if each.startswith("@") else {each} for each in groups[name]))
+
+    unit = (SYSTEMD / "countersign.service").read_text()
+    # @default is let through whatever a filter says.
+    found = calls("@default")
+    for sign, names in re.findall(r"^SystemCallFilter=(~?)(.*)$", unit, re.MULTILINE):
+        each = set().union(*(calls(name) for name in names.split()))
+        found = found - each if sign else found | each
+    return found
+
+
+def test_the_service_calls_nothing_that_its_filter_forbids(tmp_path, monkeypatch, gateway, token_endpoint):
+    """A life of it under strace: start, requests with a token and a signature, reload, the status page, stop."""
+    trace = tmp_path / "trace"
+    wrapper = tmp_path / "countersign"
+    # -D leaves the traced process the child of who started it, for signals.
+    wrapper.write_text(f'#!/bin/sh\nexec strace -D -f -qq -o {trace} {conftest.BINARY} "$@"\n')
+    wrapper.chmod(0o755)
+    monkeypatch.setattr(conftest, "BINARY", wrapper)
+    gateway.ca.cert_pem.write_to_path(tmp_path / "ca.pem")
+    config = configuration(route(gateway, "/signed", "/prod", "session"), route(gateway, "/bearer", "/bearer", "bearer"), token_url=token_endpoint.url)
+    sidecar = conftest.Sidecar(tmp_path, config, conftest.ENVIRONMENT)
+    for path in (b"/signed/x", b"/bearer/x"):
+        assert wire.get(sidecar.proxy, path, method="POST", body=b"body").status == 200
+    for page in ("/", "/metrics", "/api/status"):
+        urllib.request.urlopen("http://%s:%d%s" % (*sidecar.admin, page), timeout=10).close()
+    sidecar.process.send_signal(signal.SIGHUP)
+    (tmp_path / "countersign.toml").write_text(config.replace('name = "signed"', 'name = "changed"'))
+    assert wait_until(lambda: "changed" in urllib.request.urlopen("http://%s:%d/api/status" % sidecar.admin, timeout=10).read().decode())
+    sidecar.stop()
+    called = set(re.findall(r"^\d+ +(\w+)\(", trace.read_text(errors="replace"), re.MULTILINE))
+    assert {"accept4", "connect", "openat", "prlimit64"} <= called, sorted(called)
+    assert called - allowed_calls() == set()
+
+
+def wait_until(condition, within: float = 20.0) -> bool:
+    deadline = time.monotonic() + within
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 # launchd.plist(5) of macOS 14, as far as an agent may want them.

@@ -26,9 +26,9 @@ from emulators import HOME_ACCOUNT, REGION, Backend, allow_invoke, policy
 
 FOLDER = REPOSITORY / "deploy/kubernetes"
 FILES = ("sidecar.yaml", "job-before-1.29.yaml")
-OVERLAYS = ("shop", "shop-iam", "gateway-staging", "gateway-production")
+OVERLAYS = ("shop", "shop-iam", "shop-pod-identity", "gateway-staging", "gateway-production")
 # The oldest release that a recipe is for (README.md there), and the newest whose schema the validator has.
-OLDEST = {"sidecar.yaml": "1.29", "job-before-1.29.yaml": "1.28", "shop": "1.29", "shop-iam": "1.29"}
+OLDEST = {"sidecar.yaml": "1.29", "job-before-1.29.yaml": "1.28", "shop": "1.29", "shop-iam": "1.29", "shop-pod-identity": "1.29"}
 NEWEST = kubernetes_validate.latest_version()
 POD_ADDRESS = "10.0.0.7"
 

@@ -4,9 +4,9 @@
 
 use std::sync::Arc;
 
-pub(crate) use shuttle::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use shuttle::sync::Mutex;
 use shuttle::sync::atomic::AtomicBool;
+pub(crate) use shuttle::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use tokio::time::Instant;
 
 /// Another task may come first. Not a yield, which says that this one has nothing to do.

@@ -76,6 +76,8 @@ resource "aws_cognito_user_pool_client" "caller" {
   allowed_oauth_flows                  = ["client_credentials"]
   allowed_oauth_scopes                 = ["${aws_cognito_resource_server.this.identifier}/read"]
   access_token_validity                = var.access_token_minutes
+  # Nobody logs in through it: without this line SRP would be allowed.
+  explicit_auth_flows = ["ALLOW_REFRESH_TOKEN_AUTH"]
 
   token_validity_units {
     access_token = "minutes"
