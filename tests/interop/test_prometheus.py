@@ -21,7 +21,8 @@ DASHBOARD = REPOSITORY / "deploy/grafana/countersign.json"
 def page(start, gateway, token_endpoint) -> str:
     sidecar = start(
         configuration(
-            route(gateway, "/signed", "/prod", "session"), route(gateway, "/bearer", "/bearer", "bearer"), token_url=token_endpoint.url
+            route(gateway, "/signed", "/prod", "session"), route(gateway, "/bearer", "/bearer", "bearer"),
+            '[token_cache]\nurl = "redis://127.0.0.1:9"\n', token_url=token_endpoint.url
         )
     )
     for path in (b"/signed/x", b"/bearer/x", b"/nowhere"):
@@ -88,7 +89,7 @@ def test_promtool_finds_nothing_to_say_of_it(page):
 
 def test_the_rules_hold_and_fire(tmp_path):
     result = promtool("check", "rules", str(RULES))
-    assert result.returncode == 0 and "9 rules found" in result.stdout, result.stdout + result.stderr
+    assert result.returncode == 0 and "10 rules found" in result.stdout, result.stdout + result.stderr
     labels = 'job="app", instance="a"'
     case = {
         "rule_files": [str(RULES)],
