@@ -16,6 +16,7 @@ mod role;
 mod route;
 mod secret;
 mod sigv4;
+mod traces;
 mod upstream;
 mod url;
 mod user;
@@ -70,7 +71,7 @@ impl<'a> Context<'a> {
 
 /// Compiles `raw`. The result means something only if no error was noted.
 pub(super) fn compile(raw: RawConfig, context: &mut Context<'_>) -> Compiled {
-    let RawConfig { proxy, admin, log, upstream, auth, routes } = raw;
+    let RawConfig { proxy, admin, log, traces, upstream, auth, routes } = raw;
     let defaults = upstream::transport(&upstream, context);
     let (listens, admin) = listen::check(&proxy, admin, &routes, context);
     forward::refuse_self(&defaults.egress, &listens.tcp, upstream.proxy.span, context);
@@ -81,9 +82,11 @@ pub(super) fn compile(raw: RawConfig, context: &mut Context<'_>) -> Compiled {
     let mut auths = auth::compile(&auth, context);
     let routes = route::compile(routes, &mut auths, context);
     let schemes = auths.finish(context);
+    let traces = traces::compile(&traces, context);
     let elsewhere = forward::policy(&proxy.forward.value, &upstream, &defaults.egress, &routes, context);
     Compiled {
         log: telemetry::log::Settings { format: log.format.value, level: log.level.value, access: log.access.value },
+        traces,
         admin,
         control: ClientSettings { identity: None, ..defaults.tls },
         egress: defaults.egress,

@@ -258,3 +258,41 @@ async fn open_pages_leave_room_for_the_probes() {
     drop(open);
     world.finish().await;
 }
+
+#[tokio::test]
+async fn causes_are_counted_and_told_with_what_to_do() {
+    let nowhere = "[[route]]\nname = \"gone\"\npath = \"/gone\"\nupstream = \"http://127.0.0.1:1\"\nauth = \"none\"\n";
+    let world = Plan::open().route("path = \"/api\"").add(nowhere).start().await;
+    assert_eq!(status(&world).await["causes"], json!([]));
+    for _ in 0..3 {
+        assert_eq!(world.get("/gone/x").await.status, 502);
+    }
+    let report = status(&world).await;
+    let cause = &report["causes"][0];
+    assert_eq!(members(cause, ["route", "code", "times"]), json!(["gone", "port-closed", 3]));
+    assert!(cause["first"].as_str() <= cause["last"].as_str());
+    for words in ["is", "fix", "evidence"] {
+        assert!(cause[words].as_str().is_some_and(|words| !words.is_empty()), "{cause}");
+    }
+    let page = world.countersign.page("/").await.text();
+    let section = page.split("id=\"causes\"").nth(1).unwrap();
+    for words in ["port-closed", "3 times", "gone", "Fix:"] {
+        assert!(section.split("</section>").next().unwrap().contains(words), "{words}: {section}");
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn what_the_gate_refuses_shows_what_was_asked_for_without_its_secrets() {
+    let world = Plan::open().start().await;
+    let mut client = world.countersign.connect().await;
+    let head = "GET https://me:do-not-show@api.example/x?do-not-show HTTP/1.1\r\nHost: a\r\n\r\n";
+    assert_eq!(client.raw(head).await.status, 400);
+    world.countersign.until(|metrics| metrics.count("countersign_requests_total", &[]) == 1).await;
+    let report = status(&world).await;
+    assert_eq!(members(&report["requests"][0], ["method", "path"]), json!(["GET", "https://api.example/x"]));
+    let page = world.countersign.page("/").await.text();
+    assert!(page.contains("https://api.example/x") && !page.contains("do-not-show"));
+    assert!(!world.countersign.log().contains("do-not-show"));
+    world.finish().await;
+}
