@@ -1,18 +1,24 @@
-# Build: a static-pie binary, so that the image needs nothing but roots and a user.
-FROM rust:1.95-bookworm AS build
+# An image of one static binary, root certificates and a user. One per architecture, each built on a machine of its own
+# kind; RELEASING.md puts them together. For a release pin this by digest: --build-arg RUST=rust:1.95.0-bookworm@sha256:…
+ARG RUST=rust:1.95.0-bookworm
+FROM ${RUST} AS build
+# The compiler of the image as it is: rust-toolchain.toml would have rustup fetch formatter and linter first.
+ENV RUSTUP_TOOLCHAIN=1.95.0
 WORKDIR /src
 COPY . .
-ENV RUSTFLAGS="-C target-feature=+crt-static"
-# Static linking needs the target named; the build machine's own is the image's.
-RUN target="$(rustc -vV | sed -n 's/^host: //p')" \
-    && cargo build --profile dist --locked --bin countersign --target "$target" \
-    && cp "target/$target/dist/countersign" /countersign
-
-FROM debian:bookworm-slim AS roots
-RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates
+# The flags, and why the result is the same every time, are in the Makefile.
+RUN make dist && cp target/*/dist/countersign /countersign
 
 FROM scratch
-COPY --from=roots /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
+ARG VERSION=0.1.0
+LABEL org.opencontainers.image.title="countersign" \
+      org.opencontainers.image.description="Authenticates plain HTTP requests to Amazon API Gateway, from a sidecar on localhost" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.source="https://github.com/countersign/countersign" \
+      org.opencontainers.image.licenses="Apache-2.0"
+# The roots of the pinned build image. Without them countersign would fall back to those of Mozilla's that it carries.
+COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
+COPY --from=build /src/LICENSE /LICENSE
 COPY --from=build /countersign /countersign
 # Nothing is ever written: run it with a read-only root and no capabilities.
 USER 65532:65532

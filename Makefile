@@ -1,5 +1,5 @@
 # `make test` is the whole test run; it installs what it needs in this folder, and Debian packages when it is root.
-.PHONY: test rust interop demo lint fmt setup fuzz soak
+.PHONY: test rust interop demo lint fmt setup fuzz soak strain dist
 
 VENV := tests/interop/.venv
 BINARY := target/release/countersign
@@ -32,6 +32,22 @@ SOAK_SECONDS ?= 3600
 SOAK_RPS ?= 300
 soak:
 	SOAK_SECONDS=$(SOAK_SECONDS) SOAK_RPS=$(SOAK_RPS) cargo test --release --locked --test it -- --ignored --nocapture soak::
+
+# More than it can take, in the sizes of security.md T83 to T87, T91 and T103; prints its figures. Wants slowhttptest, and
+# root for control groups.
+strain:
+	cargo test --release --locked --test it --test cli -- --ignored --nocapture --test-threads=1 strain
+
+# The binary of a release and of the image: static, and byte for byte the same wherever this source is built with this
+# compiler. Paths of the machine are written as /src and /cargo; C code (aws-lc) is told the same.
+CARGO ?= cargo
+DIST_TARGET := $(shell rustc --print host-tuple)
+DIST_HOME := $(or $(CARGO_HOME),$(HOME)/.cargo)
+DIST_FLAGS := -C target-feature=+crt-static --remap-path-prefix=$(CURDIR)=/src --remap-path-prefix=$(DIST_HOME)=/cargo
+dist:
+	CARGO_INCREMENTAL=0 RUSTFLAGS="$(DIST_FLAGS)" CFLAGS="-ffile-prefix-map=$(CURDIR)=/src -ffile-prefix-map=$(DIST_HOME)=/cargo" \
+		$(CARGO) build --profile dist --locked --bin countersign --target $(DIST_TARGET)
+	sha256sum target/$(DIST_TARGET)/dist/countersign
 
 tests/interop/node_modules/.done: tests/interop/package-lock.json
 	tests/interop/packages

@@ -38,6 +38,7 @@ use crate::proxy::record::AccessLog;
 use crate::reload::Reloader;
 use crate::secret::SecretError;
 use crate::server::connection::Timers;
+use crate::server::gate::head::Limits;
 use crate::server::handed::Unwanted;
 use crate::server::{Arrival, BindError, Drain, Handed, Listener, Terms};
 use crate::tasks::Tasks;
@@ -48,7 +49,8 @@ use crate::tls::{SystemRoots, TlsError};
 /// The admin port's connections, apart from the clients': health is never shed (security.md 3.2).
 /// Each of its listeners has its own, and silent ones end soon, so that nobody can keep a probe out for long.
 const ADMIN_CONNECTIONS: usize = 32;
-const ADMIN_TIMERS: Timers = Timers { head: Duration::from_secs(5), idle: Duration::from_secs(10) };
+const ADMIN_TIMERS: Timers =
+    Timers { head: Duration::from_secs(5), idle: Duration::from_secs(10), heads: Limits::DEFAULT };
 
 /// Why the program could not start.
 #[derive(Debug, thiserror::Error)]

@@ -5,7 +5,7 @@
 //!
 //! | rank | modules |
 //! | --- | --- |
-//! | 0 | [`units`], [`secret`], [`clock`], [`tasks`], [`message`], [`capacity`]: values and rules; [`tls`]: who is trusted |
+//! | 0 | [`units`], [`secret`], [`clock`], [`tasks`], [`sync`], [`message`], [`capacity`]: values and rules; [`tls`]: who is trusted |
 //! | 1 | [`telemetry`], [`egress`], [`diagnosis`]: what is said, which proxy leads out, why something failed |
 //! | 2 | [`route`]: where requests go |
 //! | 3 | [`auth`]: credentials and what they add; [`server`]: sockets, connections, drain |
@@ -31,6 +31,7 @@ pub mod reload;
 pub mod route;
 pub mod secret;
 pub mod server;
+mod sync;
 pub mod tasks;
 pub mod telemetry;
 pub mod tls;

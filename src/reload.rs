@@ -4,7 +4,8 @@
 //! two folders up, editors rename, others write in place, and a bind mount or a network file system reports nothing at all:
 //! to a reader all of them look the same, and one small read costs microseconds (deps.md 3.3). What has changed is taken up
 //! when it reads the same twice in a row, so that half of a file that is just being written is not. Refuses to judge: what
-//! does not compile is handed on as the report that it is. Imports `config`, `tls`.
+//! does not compile is handed on as the report that it is. What was refused is tried again after a while.
+//! Imports `config`, `auth`, `tls`.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -13,11 +14,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
+use crate::auth::status::Chain;
 use crate::config::{self, Compiled, Environment, Hash, Report, Source};
 use crate::tls::{self, ClientSettings, Fingerprint};
 
+/// What was refused may be taken later although the file is the same: a port is free by then, or a file is there.
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(30);
 /// A kubelet itself brings a changed `ConfigMap` only every minute.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
@@ -34,6 +38,17 @@ pub struct Reloader {
     tried: Content,
     /// What the look before found instead, if anything.
     found: Option<Content>,
+    /// When that was refused last, and why.
+    refused: Option<(Instant, String)>,
+}
+
+/// Why a config is tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Occasion {
+    /// It is another, or somebody asks.
+    New,
+    /// It was refused a while ago.
+    Again,
 }
 
 /// What the files held at one time.
@@ -47,6 +62,8 @@ struct Content {
 /// A config that may take the place of another.
 #[derive(Debug)]
 pub struct Attempt {
+    /// Why now.
+    pub occasion: Occasion,
     /// Of its text, if it could be read.
     pub hash: Option<Hash>,
     /// The config, or why it is none.
@@ -80,7 +97,7 @@ impl Reloader {
         let path = path.filter(|path| path.is_file());
         let files = files(current);
         let tried = Content { text: Ok(current.hash), files: fingerprint(&files) };
-        Self { path, environment, asked, files, tried, found: None }
+        Self { path, environment, asked, files, tried, found: None, refused: None }
     }
 
     /// The next config to try.
@@ -94,19 +111,43 @@ impl Reloader {
                 () = sleep(LOOK_EVERY), if self.path.is_some() => false,
             };
             let Some(path) = self.path.clone() else {
-                return Attempt { hash: None, config: Err(Refusal::NoFile) };
+                return Attempt { occasion: Occasion::New, hash: None, config: Err(Refusal::NoFile) };
             };
             let files = self.files.clone();
             let Some((read, content)) = blocking(move || look(&path, &files)).await else { continue };
             // Whoever asks has finished writing.
             let settled = self.found.replace(content) == Some(content);
             if is_asked || (settled && content != self.tried) {
-                return self.attempt(read, content).await;
+                return self.attempt(read, content, Occasion::New).await;
+            }
+            if settled && self.refused.as_ref().is_some_and(|(then, _)| then.elapsed() >= TRY_AGAIN_AFTER) {
+                let attempt = self.attempt(read, content, Occasion::Again).await;
+                if !attempt.config.as_ref().is_err_and(|refusal| self.was_said(&Chain(refusal).to_string())) {
+                    return attempt;
+                }
             }
         }
     }
 
-    async fn attempt(&mut self, read: Result<Source, Refusal>, content: Content) -> Attempt {
+    /// Whether the refusal before had this reason; if so, that is put off once more.
+    fn was_said(&mut self, reason: &str) -> bool {
+        let same = self.refused.as_mut().filter(|(_, before)| before == reason);
+        same.map(|(then, _)| *then = Instant::now()).is_some()
+    }
+
+    /// What was tried last is refused. Returns whether that is news.
+    pub fn refuse(&mut self, reason: &str) -> bool {
+        let is_news = !self.was_said(reason);
+        self.refused = Some((Instant::now(), reason.to_owned()));
+        is_news
+    }
+
+    /// What was tried last is served.
+    pub fn accept(&mut self) {
+        self.refused = None;
+    }
+
+    async fn attempt(&mut self, read: Result<Source, Refusal>, content: Content, occasion: Occasion) -> Attempt {
         let environment = self.environment.clone();
         let known = self.files.clone();
         let compiled = blocking(move || {
@@ -121,11 +162,12 @@ impl Reloader {
             self.tried = content;
             let reason = io::Error::other("compiling it failed");
             let path = self.path.clone().unwrap_or_default();
-            return Attempt { hash: content.text.ok(), config: Err(Refusal::Unreadable { path, source: reason }) };
+            let config = Err(Refusal::Unreadable { path, source: reason });
+            return Attempt { occasion, hash: content.text.ok(), config };
         };
         self.files = files;
         self.tried = Content { text: content.text, files: now };
-        Attempt { hash: content.text.ok(), config }
+        Attempt { occasion, hash: content.text.ok(), config }
     }
 }
 
@@ -163,7 +205,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use tempfile::TempDir;
-    use tokio::time::{Instant, timeout};
+    use tokio::time::timeout;
 
     use super::*;
 
@@ -263,6 +305,77 @@ mod tests {
         };
         let (attempt, ()) = tokio::join!(reloader.next(), write);
         assert_eq!(attempt.config.unwrap().routes.len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_refused_is_tried_again_until_it_is_taken_and_a_reason_is_given_once() {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("config.toml");
+        fs::write(&path, ONE).unwrap();
+        let (mut reloader, _asked) = follow(&path);
+        let wants = format!("[upstream]\nca_file = \"ca.pem\"\n{ONE}");
+        fs::write(&path, wants).unwrap();
+        let refusal = noticed(&mut reloader).await.config.unwrap_err();
+        assert!(reloader.refuse(&Chain(&refusal).to_string()), "it is news");
+        assert!(timeout(10 * TRY_AGAIN_AFTER, reloader.next()).await.is_err(), "said once");
+        fs::write(folder.path().join("ca.pem"), "no certificate").unwrap();
+        let other = timeout(2 * TRY_AGAIN_AFTER, reloader.next()).await.unwrap();
+        assert_eq!(other.occasion, Occasion::Again);
+        assert!(reloader.refuse(&Chain(&other.config.unwrap_err()).to_string()), "another reason");
+        fs::write(folder.path().join("ca.pem"), standin::Authority::new().pem()).unwrap();
+        let good = timeout(2 * TRY_AGAIN_AFTER, reloader.next()).await.unwrap();
+        assert!(good.config.is_ok());
+        // It is good, and still cannot be had: a port is taken, say.
+        assert!(reloader.refuse("the port is taken"));
+        let again = timeout(2 * TRY_AGAIN_AFTER, reloader.next()).await.unwrap();
+        assert!(again.config.is_ok() && !reloader.refuse("the port is taken"));
+        reloader.accept();
+        assert!(timeout(10 * TRY_AGAIN_AFTER, reloader.next()).await.is_err(), "it is served");
+    }
+
+    /// All 1,024 histories of five looks at a file that holds one config, or another, or half of one, or is gone: what lasts
+    /// for two looks is tried, once, and nothing else ever is.
+    #[tokio::test(start_paused = true)]
+    async fn in_every_short_history_of_a_file_what_lasts_is_tried_once() {
+        const STATES: [Option<&str>; 4] = [Some(ONE), Some(TWO), Some("[[rou"), None];
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("config.toml");
+        for history in 0..4_usize.pow(5) {
+            let looks: Vec<_> = (0..5).map(|look| STATES[history >> (2 * look) & 3]).collect();
+            fs::write(&path, ONE).unwrap();
+            let (mut reloader, _asked) = follow(&path);
+            let mut expected = Vec::new();
+            for pair in [&looks[..], &looks[4..]].concat().windows(2).filter(|pair| pair[0] == pair[1]) {
+                if expected.last().copied().unwrap_or(Some(ONE)) != pair[0] {
+                    expected.push(pair[0]);
+                }
+            }
+            let write = async {
+                sleep(LOOK_EVERY / 2).await;
+                for state in &looks {
+                    match state {
+                        Some(text) => fs::write(&path, text).unwrap(),
+                        None => drop(fs::remove_file(&path)),
+                    }
+                    sleep(LOOK_EVERY).await;
+                }
+                sleep(3 * LOOK_EVERY).await;
+            };
+            let mut tried = Vec::new();
+            let trying = async {
+                loop {
+                    tried.push(reloader.next().await);
+                }
+            };
+            tokio::select! {
+                () = trying => {}
+                () = write => {}
+            }
+            let hash =
+                |text: &str| Source { name: String::new(), text: text.to_owned(), folder: PathBuf::new() }.hash();
+            let expected: Vec<_> = expected.into_iter().map(|text| text.map(hash)).collect();
+            assert_eq!(tried.iter().map(|attempt| attempt.hash).collect::<Vec<_>>(), expected, "{looks:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -36,10 +36,10 @@ const ROOMS: [(&[&str], &[&str]); 25] = [
     (&["prost"], &["telemetry/traces/otlp.rs"]),
     (&["hyper", "client"], &["proxy/pool/"]),
     (&["h2"], &["proxy/pool/"]),
-    // Resource limits, and signals that are passed on.
-    (&["rustix"], &["capacity.rs", "cli/exec.rs"]),
+    // Resource limits, signals that are passed on, and clients that are gone.
+    (&["rustix"], &["capacity.rs", "cli/exec.rs", "server/orphan.rs"]),
     (&["hyper", "server"], &["server/"]),
-    (&["arc_swap"], &["proxy/", "auth/refreshing.rs", "tls/serving.rs"]),
+    (&["arc_swap"], &["proxy/", "sync.rs", "tls/serving.rs"]),
 ];
 /// The same for the standard library.
 const ENVIRONMENT: (&[&str], &[&str]) = (&["std", "env"], &["cli/"]);
@@ -477,7 +477,7 @@ fn what_stays_in_its_room_is_not_found() {
         ("message/body.rs", "use hyper::body::Incoming;"),
         ("proxy/pool/dial.rs", "use hyper::client::conn::{http1, http2};"),
         ("server/connection.rs", "use hyper::server::conn;"),
-        ("auth/refreshing.rs", "use arc_swap::ArcSwap;"),
+        ("sync.rs", "use arc_swap::ArcSwap;"),
         ("proxy/explain.rs", "let written = aws_smithy_types::DateTime::from(time);"),
         ("cli/mod.rs", "use crate::proxy::explain; use std::env;"),
         ("main.rs", "fn main() -> std::process::ExitCode { countersign::cli::main() }"),

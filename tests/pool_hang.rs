@@ -14,7 +14,7 @@ use std::time::Duration;
 use countersign::message::body::{OutboundBody, Upload};
 use countersign::proxy::pool::{Connections, Names, Pool, Reuse, Sent};
 use countersign::route::Origin;
-use countersign::route::upstream::HostPort;
+use countersign::route::upstream::{Answers, HostPort};
 use countersign::tasks::Tasks;
 use countersign::tls::{ClientSettings, SystemRoots};
 use http::uri::{Authority, Scheme};
@@ -110,6 +110,7 @@ async fn connections(tasks: &Tasks) -> (Pool, Arc<Connections>) {
         tls_timeout: minute,
         pool_idle_timeout: minute,
         max_connection_age: minute,
+        answers: Answers::default(),
     };
     let pool = Pool::new(SystemRoots::load(), tasks.clone(), Names::system());
     let connections = pool.origin(&origin).unwrap();
@@ -191,7 +192,8 @@ async fn front(tasks: &Tasks, connections: Arc<Connections>, outcomes: Arc<Mutex
             let (connections, outcomes) = (Arc::clone(&connections), Arc::clone(&outcomes));
             started.spawn("front", async move {
                 let service = service_fn(|request: Request<Incoming>| async {
-                    let body = OutboundBody::streaming(request.into_body(), HANGS, Arc::new(Upload::default()));
+                    let body =
+                        OutboundBody::streaming(request.into_body(), HANGS, 64 * 1024, Arc::new(Upload::default()));
                     assert!(!body.is_at_hand(), "nothing streams");
                     exchange(&connections, body, &outcomes).await;
                     Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"passed"))))

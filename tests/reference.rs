@@ -20,8 +20,8 @@ from the text in `COUNTERSIGN_CONFIG_TOML`, from `./countersign.toml` or from `/
 [config.example.toml](../config.example.toml) has every key in one commented file.
 
 A file that changes is taken up while requests pass, by itself or at SIGHUP. A file with an error changes nothing: the config
-before it stays, and the log, `/readyz`, the status page and `countersign_config_last_reload_successful` say so. Keys marked *at start* wait for the
-next start.
+before it stays, and the log, `/readyz`, the status page and `countersign_config_last_reload_successful` say so. Keys marked
+*at start* wait for the next start.
 
 ## Forms of values
 
@@ -133,6 +133,16 @@ fn examples() -> BTreeMap<(String, Option<String>), BTreeMap<String, String>> {
     all
 }
 
+/// For lists and tables that are empty by default, which would show nothing.
+const EXAMPLES: [(&str, &str); 6] = [
+    ("allowed_hosts", r#"["orders.internal"]"#),
+    ("allowed_origins", r#"["http://localhost:3000"]"#),
+    ("scopes", r#"["orders/read"]"#),
+    ("params", r#"{ audience = "https://orders.example" }"#),
+    ("resource", r#"{ "deployment.environment.name" = "prod" }"#),
+    ("request_headers", r#"{ set = { x-team = "blue", x-api-key = { env = "ORDERS_API_KEY" } }, remove = ["cookie"] }"#),
+];
+
 fn kind_of(kind: Type) -> String {
     let quoted = |names: &[&str]| names.iter().map(|name| format!("`\"{name}\"`")).collect::<Vec<_>>().join(", ");
     match kind {
@@ -222,7 +232,8 @@ fn describe(page: &mut String, section: &Section, key: &Key, examples: &BTreeMap
         rows(page, "", keys);
         page.push('\n');
     }
-    let example = examples.get(key.name).cloned().or_else(|| key.default.map(ToOwned::to_owned));
+    let own = EXAMPLES.iter().find(|(name, _)| *name == key.name).map(|(_, example)| (*example).to_owned());
+    let example = own.or_else(|| examples.get(key.name).cloned()).or_else(|| key.default.map(ToOwned::to_owned));
     let example = example.unwrap_or_else(|| panic!("{} {} has no example", section.header, key.name));
     let _infallible = writeln!(page, "```toml\n{} = {example}\n```\n", key.name);
 }

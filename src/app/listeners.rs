@@ -153,7 +153,7 @@ impl Listeners {
     pub(super) fn apply(&mut self, opened: Opened, settings: &server::Settings, tls: Option<&Arc<ServerConfig>>) {
         let Opened { wanted, new } = opened;
         let terms = |drain: Drain| Terms {
-            timers: Timers { head: settings.header_timeout, idle: settings.idle_timeout },
+            timers: Timers { head: settings.header_timeout, idle: settings.idle_timeout, heads: settings.heads },
             places: Arc::clone(&self.places),
             tls: tls.map(Arc::clone),
             drain,

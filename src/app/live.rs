@@ -14,7 +14,7 @@ use crate::auth::refreshing::Chain;
 use crate::auth::{self, Roster};
 use crate::config::Compiled;
 use crate::proxy::Proxy;
-use crate::reload::{Attempt, Reloader};
+use crate::reload::{Attempt, Occasion, Reloader};
 use crate::server::{self, Handed};
 
 /// How long new credentials are waited for while the old config is served: as long as a request would wait for one. Whose
@@ -63,16 +63,21 @@ impl Live {
     pub(super) async fn follow(&mut self, reloader: Option<Reloader>) {
         let Some(mut reloader) = reloader else { return std::future::pending().await };
         loop {
-            let Attempt { hash, config } = reloader.next().await;
+            let Attempt { occasion, hash, config } = reloader.next().await;
             self.teller.tell(Phase::Reloading);
             let hash = hash.map(|hash| hash.to_string());
             let outcome = match config {
                 Ok(compiled) => Box::pin(self.adopt(compiled)).await.map_err(|error| Chain(&error).to_string()),
                 Err(refusal) => Err(Chain(&refusal).to_string()),
             };
-            if let Err(reason) = outcome {
-                let generation = self.standing.refused(reason.clone());
-                tracing::error!(reason, hash, generation, "the config was not taken up: the one before stays");
+            match outcome {
+                Ok(()) => reloader.accept(),
+                // Said once, and not every time that it is tried again.
+                Err(reason) if !reloader.refuse(&reason) && occasion == Occasion::Again => {}
+                Err(reason) => {
+                    let generation = self.standing.refused(reason.clone());
+                    tracing::error!(reason, hash, generation, "the config was not taken up: the one before stays");
+                }
             }
             self.teller.tell(Phase::Ready);
         }

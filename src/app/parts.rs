@@ -12,7 +12,7 @@ use rustls::ServerConfig;
 use super::StartError;
 use super::traces::Export;
 use crate::auth::control::Control;
-use crate::auth::spec::AwsEnvironment;
+use crate::auth::spec::{AwsEnvironment, Coverage, PayloadSigning};
 use crate::auth::{self, Credential};
 use crate::capacity::{Limits, Machine};
 use crate::clock::Clock;
@@ -107,6 +107,16 @@ pub(super) fn fit(machine: &Machine, compiled: &mut Compiled) {
             buffer_budget = %ByteSize(fitting.buffers),
             "limits lowered to what memory and descriptors suffice for"
         );
+    }
+    for route in &compiled.routes {
+        let spec = route.scheme.and_then(|index| compiled.schemes.get(index));
+        let holds = spec.is_some_and(|spec| spec.coverage() == Coverage::Signature(PayloadSigning::Signed));
+        if holds && route.max_body > fitting.buffers {
+            tracing::warn!(
+                route = %route.name, max_body = %ByteSize(route.max_body), buffer_budget = %ByteSize(fitting.buffers),
+                "larger bodies than buffer_budget cannot be signed here, whatever max_body says; give it more memory"
+            );
+        }
     }
     compiled.server.max_connections = fitting.connections;
     compiled.proxy.max_in_flight = fitting.in_flight;

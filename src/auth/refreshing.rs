@@ -3,21 +3,19 @@
 //! The rules are security.md 3.6 and 3.7. A credential is fetched again at a random point in 65 to 80 % of its life, so
 //! that a fleet that started together does not come back together. While a refresh fails, what is still valid is used.
 //! After a failure nobody asks again until a hold-off has passed; everybody who comes meanwhile gets the same answer.
-//! The SDK's own cache does none of this (aws.md F2). Imports `clock`, `tasks`.
+//! The SDK's own cache does none of this (aws.md F2). Imports `clock`, `sync`, `tasks`.
 
 use std::fmt;
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
-use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::Instant;
 
 use super::error::{FetchError, Permanence};
 pub use super::status::{About, Chain, Status};
 use crate::clock::{Clock, Expiry, Moment};
+use crate::sync::{ArcSwap, AtomicU64, Notify, Ordering, sleep_until, timeout, timeout_at, watch};
 use crate::tasks::Tasks;
 
 /// How long a request waits for a credential (security.md 3.1).

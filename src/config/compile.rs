@@ -16,6 +16,7 @@ mod role;
 mod route;
 mod secret;
 mod sigv4;
+mod size;
 mod traces;
 mod upstream;
 mod url;
@@ -100,6 +101,7 @@ pub(super) fn compile(raw: RawConfig, context: &mut Context<'_>) -> Compiled {
             max_connections: proxy.max_connections.value,
             header_timeout: proxy.header_timeout.value,
             idle_timeout: proxy.idle_timeout.value,
+            heads: listen::heads(&proxy, context),
             drain_timeout: proxy.drain_timeout.value,
             quiet: server::drain::QUIET,
         },

@@ -73,6 +73,12 @@ table! {
         max_connections: usize = "1024";
         /// Requests at the same time, over all routes.
         max_in_flight: usize = "512";
+        /// Largest request head; larger gets 431. API Gateway itself takes 10,240 bytes.
+        max_head: ByteSize = r#""32KiB""#;
+        /// Fields of a request head; more get 431.
+        max_fields: usize = "100";
+        /// Longest path with its query, or URL where a program takes us for its proxy; longer gets 414.
+        max_target: ByteSize = r#""8KiB""#;
         /// From the first byte of a request head to its end.
         header_timeout: Duration = r#""10s""#;
         /// How long a connection may stay open without a request.
@@ -189,6 +195,14 @@ table! {
         proxy: RawWay = r#""env""#;
         /// Largest body that is held for signing; larger gets 413. API Gateway's own limit is 10 MB.
         max_body: ByteSize = r#""10MiB""#;
+        /// Largest streamed body that is kept, so that it can be sent once more.
+        replay_buffer: ByteSize = r#""64KiB""#;
+        /// Largest head of an answer; larger is a 502.
+        max_response_head: ByteSize = r#""64KiB""#;
+        /// Fields of an answer's head; more are a 502.
+        max_response_fields: usize = "100";
+        /// Interim answers (1xx) to one request; more are a 502.
+        max_interim: usize = "32";
     }
 }
 

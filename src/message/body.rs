@@ -20,8 +20,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 pub use self::hold::{Budget, Claim, Sha256Hex, hold};
 pub use self::upload::{BodyError, BrokenOff, Turn, Upload};
 
-/// A streamed body up to this size can be sent once more after a refusal (security.md 3.2).
-const REPLAY_BUFFER: usize = 64 * 1024;
+/// A streamed body up to this size can be sent once more after a refusal, unless the config says otherwise (security.md 3.2).
+pub const DEFAULT_REPLAY_BUFFER: usize = 64 * 1024;
 
 /// A request body on its way out.
 #[derive(Debug)]
@@ -60,6 +60,8 @@ struct Source {
     again: Bytes,
     /// What has passed so far, while it is little enough to be sent once more.
     kept: Option<BytesMut>,
+    /// As much as that may be.
+    most_kept: usize,
 }
 
 impl OutboundBody {
@@ -68,16 +70,16 @@ impl OutboundBody {
         Self(Kind::Empty(Ending::WithHead))
     }
 
-    /// A body that passes as it comes; `upload` tells how far it is.
-    pub fn streaming(incoming: Incoming, idle: Duration, upload: Arc<Upload>) -> Self {
+    /// A body that passes as it comes; `upload` tells how far it is. Up to `most_kept` bytes are kept to be sent once more.
+    pub fn streaming(incoming: Incoming, idle: Duration, most_kept: usize, upload: Arc<Upload>) -> Self {
         if incoming.is_end_stream() {
             upload.set(Turn::Over);
             return Self::empty();
         }
-        let small = incoming.size_hint().lower() <= REPLAY_BUFFER as u64;
+        let small = incoming.size_hint().lower() <= most_kept as u64;
         let kept = small.then(BytesMut::new);
         upload.lend();
-        let source = Box::new(Source { incoming, idle: IdleTimer::new(idle), again: Bytes::new(), kept });
+        let source = Box::new(Source { incoming, idle: IdleTimer::new(idle), again: Bytes::new(), kept, most_kept });
         Self(Kind::Streaming(Streaming { source: Some(source), upload }))
     }
 
@@ -176,7 +178,7 @@ impl Source {
     }
 
     fn keep(&mut self, data: &[u8]) {
-        self.kept = self.kept.take().filter(|kept| kept.len() + data.len() <= REPLAY_BUFFER);
+        self.kept = self.kept.take().filter(|kept| kept.len() + data.len() <= self.most_kept);
         if let Some(kept) = &mut self.kept {
             kept.extend_from_slice(data);
         }

@@ -176,7 +176,7 @@ fn upstream(error: &UpstreamError) -> Option<Diagnosis> {
         UpstreamError::Tls { source, .. } => transport::handshake(source),
         UpstreamError::TlsTimeout { .. } => Diagnosis::of(Cause::TlsTimeout).or(Cause::TlsNotSpoken),
         UpstreamError::BodyTimeout(_) | UpstreamError::ResponseTimeout(_) => Diagnosis::of(Cause::AnswerTimeout),
-        UpstreamError::Switched | UpstreamError::TooManyInterim | UpstreamError::Framing(_) => {
+        UpstreamError::Switched | UpstreamError::TooManyInterim(_) | UpstreamError::Framing(_) => {
             Diagnosis::of(Cause::AnswerNotHttp)
         }
         UpstreamError::Http(error) if error.is_parse() => Diagnosis::of(Cause::AnswerNotHttp),

@@ -20,7 +20,8 @@ use super::{Delivered, LiveRoute, Passed, Proxy, Snapshot, Through, conceal, rew
 use crate::auth::spec::Coverage;
 use crate::egress::bounds::is_name_off_limits;
 use crate::egress::{Egress, ProxyUrl};
-use crate::route::upstream::HostPort;
+use crate::message::body::DEFAULT_REPLAY_BUFFER;
+use crate::route::upstream::{Answers, HostPort};
 use crate::route::{Cookies, HeaderEdits, IdempotencyKeys, Origin, Route, Upstream};
 use crate::tls::{ClientSettings, Identity};
 
@@ -171,6 +172,7 @@ impl Policy {
             ping_timeout: self.connect_timeout,
             pool_idle_timeout: self.connect_timeout,
             max_connection_age: self.connect_timeout,
+            answers: Answers::default(),
         };
         Ok(Way { route: self.route(origin), form, via })
     }
@@ -192,6 +194,7 @@ impl Policy {
             cookies: Cookies::Pass,
             max_in_flight: None,
             max_body: 0,
+            replay_buffer: DEFAULT_REPLAY_BUFFER,
             response_timeout: self.response_timeout,
             body_idle_timeout: self.body_idle_timeout,
             upload_idle_timeout: self.upload_idle_timeout,

@@ -23,9 +23,8 @@ use self::token::CallerToken;
 use super::Settings;
 use super::outcome::ProxyError;
 use crate::message::fields;
-use crate::message::target::{LONGEST_TARGET, Target, TargetError};
+use crate::message::target::{Target, TargetError};
 use crate::route::upstream::{HostPort, url_host};
-use crate::server::gate::head::HeadError;
 
 /// Names that can only mean this machine; no other spelling of them is taken (T2).
 const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
@@ -320,10 +319,6 @@ pub fn admit(request: Request<Incoming>, guard: &Guard, inside: Option<&HostPort
         return Ok(Admission::Ping);
     }
     let target = parts.uri.path_and_query().ok_or(TargetError::NotAPath)?;
-    // The gate has seen to it in HTTP/1 alone.
-    if target.as_str().len() > LONGEST_TARGET {
-        return Err(HeadError::TargetTooLong.into());
-    }
     let target = Target::parse(target)?;
     if let Some(method) = asked {
         return Ok(Admission::Preflight(Preflight { named, target, method, headers: parts.headers }));

@@ -79,7 +79,7 @@ impl Proxy {
             let Some(tls) = tls else {
                 exchange.ended(Outcome::Delivered, None);
                 drop(exchange);
-                return connection::serve(client, timers, drain, service(host)).await;
+                return connection::serve(client, None, timers, drain, service(host)).await;
             };
             let handshake = handshake(tls, client, exchange, &host, timers);
             let stream = tokio::select! {

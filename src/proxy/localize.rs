@@ -163,6 +163,7 @@ mod tests {
             tls_timeout: second,
             pool_idle_timeout: second,
             max_connection_age: second,
+            answers: crate::route::upstream::Answers::default(),
         };
         Route {
             name: "r".into(),
@@ -180,6 +181,7 @@ mod tests {
             cookies: Cookies::Local,
             max_in_flight: None,
             max_body: 0,
+            replay_buffer: 0,
             response_timeout: second,
             body_idle_timeout: second,
             upload_idle_timeout: second,

@@ -408,7 +408,9 @@ impl ProxyError {
             Self::CallerToken => {
                 Some("send it as x-countersign-token, or as user name or password of the URL (Basic)".into())
             }
-            Self::Body(error @ (BodyError::TooLarge { .. } | BodyError::NoRoom { .. })) => Some(error.to_string()),
+            Self::Body(
+                error @ (BodyError::TooLarge { .. } | BodyError::LargerThanBudget { .. } | BodyError::NoRoom { .. }),
+            ) => Some(error.to_string()),
             Self::Auth(error @ AuthError::Unsignable(_)) => Some(error.to_string()),
             Self::Auth(AuthError::Unavailable { auth, .. }) => {
                 Some(format!("auth \"{auth}\" has no valid credential; the log and /readyz say why"))
@@ -463,7 +465,7 @@ fn head_code(error: HeadError) -> Code {
 
 fn body_code(error: &BodyError) -> Code {
     match error {
-        BodyError::TooLarge { .. } => Code::BodyTooLarge,
+        BodyError::TooLarge { .. } | BodyError::LargerThanBudget { .. } => Code::BodyTooLarge,
         BodyError::NoRoom { .. } => Code::Overloaded,
         BodyError::Idle(_) => Code::RequestTimeout,
         BodyError::Broken(_) => Code::BadRequest,
@@ -482,7 +484,7 @@ fn upstream_code(error: &UpstreamError) -> Code {
         UpstreamError::ResponseTimeout(_) | UpstreamError::BodyTimeout(_) => Code::UpstreamTimeout,
         UpstreamError::Http(_)
         | UpstreamError::Switched
-        | UpstreamError::TooManyInterim
+        | UpstreamError::TooManyInterim(_)
         | UpstreamError::Framing(_) => Code::UpstreamReset,
     }
 }

@@ -75,7 +75,7 @@ pub async fn toward(
         let (body, hash) = held.map_err(ProxyError::Body)?;
         (body, Some(hash))
     } else {
-        (OutboundBody::streaming(incoming, route.upload_idle_timeout, Arc::clone(&upload)), None)
+        (OutboundBody::streaming(incoming, route.upload_idle_timeout, route.replay_buffer, Arc::clone(&upload)), None)
     };
     let origin = Arc::clone(&route.upstream.origin);
     Ok(Outbound { origin, method, path_and_query, headers, body, payload, upload, purpose: Purpose::Answer })

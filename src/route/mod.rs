@@ -49,6 +49,8 @@ pub struct Route {
     pub max_in_flight: Option<usize>,
     /// Largest body that is held for signing, in bytes.
     pub max_body: u64,
+    /// Largest streamed body that is kept to be sent once more, in bytes.
+    pub replay_buffer: usize,
     /// Until the response head, from the last piece of a streamed body on.
     pub response_timeout: Duration,
     /// Between two pieces of an answer's body.

@@ -127,6 +127,7 @@ mod tests {
             tls_timeout: second,
             pool_idle_timeout: second,
             max_connection_age: second,
+            answers: crate::route::upstream::Answers::default(),
         };
         Route {
             name: path.into(),
@@ -144,6 +145,7 @@ mod tests {
             cookies: Cookies::Pass,
             max_in_flight: None,
             max_body: 0,
+            replay_buffer: 0,
             response_timeout: second,
             body_idle_timeout: second,
             upload_idle_timeout: second,

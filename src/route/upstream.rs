@@ -51,6 +51,25 @@ pub struct Origin {
     pub pool_idle_timeout: Duration,
     /// How long a connection is used for new requests.
     pub max_connection_age: Duration,
+    /// What its answers may be.
+    pub answers: Answers,
+}
+
+/// What an upstream's answers may be at most (security.md 3.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Answers {
+    /// Bytes of a head.
+    pub head: u32,
+    /// Fields of a head.
+    pub fields: usize,
+    /// Interim answers (1xx) before the final one; nobody has a use for more than one or two.
+    pub interim: u32,
+}
+
+impl Default for Answers {
+    fn default() -> Self {
+        Self { head: 64 * 1024, fields: 100, interim: 32 }
+    }
 }
 
 impl Origin {

@@ -20,25 +20,28 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Arrival;
 use super::drain::{Drain, InFlight};
-use super::gate::head::{LARGEST_HEAD, MOST_FIELDS};
+use super::gate::head::Limits;
 use super::gate::{Gate, Word};
+use super::orphan::FarEnd;
 use super::upgrade::{Counts, Tunnel};
 
 /// What is read of a body before the upstream takes it.
 pub(super) const READ_BUFFER: usize = 64 * 1024;
 
-/// The two limits on a client's silence.
+/// What a client is held to: two limits on its silence, and those on its heads.
 #[derive(Clone, Copy, Debug)]
 pub struct Timers {
     /// From the first byte of a head to its end.
     pub head: Duration,
     /// Without a request, or without taking anything of an answer.
     pub idle: Duration,
+    /// What a head may be.
+    pub heads: Limits,
 }
 
 /// Serves one connection until its end, and the [`Tunnel`] that follows an answer of 101 or to CONNECT; ends it early when
-/// `drain` says so.
-pub async fn serve<IO, S, F, B>(io: IO, timers: Timers, drain: Drain, service: S)
+/// `drain` says so. `far_end` tells of clients that are gone without a word.
+pub(crate) async fn serve<IO, S, F, B>(io: IO, far_end: Option<FarEnd>, timers: Timers, drain: Drain, service: S)
 where
     IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     S: Fn(Arrival) -> F,
@@ -47,7 +50,7 @@ where
     B::Error: std::error::Error + Send + Sync + 'static,
 {
     let word = Arc::<Word>::default();
-    let io = Gate::new(io, timers, Arc::clone(&word));
+    let io = Gate::new(io, far_end, timers, Arc::clone(&word));
     let (word, follows) = (&word, &Mutex::new(None));
     let service = service_fn(|mut request: Request<Incoming>| {
         let mut in_flight = Some(drain.enter());
@@ -80,9 +83,9 @@ where
         .header_read_timeout(None)
         // A client that has said all and closed its side still wants its answer (security.md F6).
         .half_close(true)
-        .max_headers(MOST_FIELDS)
-        .max_header_size(LARGEST_HEAD)
-        .max_buf_size(READ_BUFFER)
+        .max_headers(timers.heads.fields)
+        .max_header_size(timers.heads.bytes)
+        .max_buf_size(READ_BUFFER.max(timers.heads.bytes))
         .serve_connection(TokioIo::new(io), service)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);

@@ -4,15 +4,14 @@
 //! ones end), *cut* (whatever is left is dropped, and counted). The app beside us may get its SIGTERM at the same time as
 //! we do and still has calls to make, so leaving lasts until it has been quiet for a while. Tunnels have no end of their
 //! own: nobody waits for them to be quiet, and they are told to end once the rest is. A listener that goes while the
-//! others stay has a [`Drain::part`] of its own. Imports nothing of ours.
+//! others stay has a [`Drain::part`] of its own. Imports `sync`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio::time::Instant;
+
+use crate::sync::{AtomicU64, AtomicUsize, CancellationToken, Ordering, TaskTracker, Token, sleep_until};
 
 /// Without a request for this long, an app that is itself ending has made its calls (security.md 3.4).
 pub const QUIET: Duration = Duration::from_secs(2);
@@ -77,11 +76,12 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         let work = &self.drain.0.work;
-        if self.is_tunnel {
-            work.tunnels.fetch_sub(1, Ordering::Relaxed);
-        }
-        work.in_flight.fetch_sub(1, Ordering::Relaxed);
+        // First: who no longer counts it must see when it ended, or it would have been quiet for long.
         work.touch();
+        if self.is_tunnel {
+            work.tunnels.fetch_sub(1, Ordering::Release);
+        }
+        work.in_flight.fetch_sub(1, Ordering::Release);
     }
 }
 
@@ -150,6 +150,12 @@ impl Drain {
         self.0.cut.cancelled().await;
     }
 
+    /// Counts a connection, or whoever accepts connections, until it is dropped.
+    #[must_use]
+    pub fn count(&self) -> Token {
+        self.0.work.connections.token()
+    }
+
     /// Counts a connection until its task has ended.
     pub(super) fn connections(&self) -> &TaskTracker {
         &self.0.work.connections
@@ -188,9 +194,10 @@ impl Drain {
 impl Work {
     async fn quiet(&self, quiet: Duration) {
         loop {
+            let tunnels = self.tunnels.load(Ordering::Acquire);
+            let busy = self.in_flight.load(Ordering::Acquire) > tunnels;
+            // Last: of a request that has ended before it was counted here, the mark is seen.
             let last = self.started + Duration::from_millis(self.last_request.load(Ordering::Relaxed));
-            let tunnels = self.tunnels.load(Ordering::Relaxed);
-            let busy = self.in_flight.load(Ordering::Relaxed) > tunnels;
             let quiet_at = last + quiet;
             let now = Instant::now();
             if !busy && now >= quiet_at {
@@ -208,7 +215,8 @@ impl Work {
 
     fn touch(&self) {
         let since = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last_request.store(since, Ordering::Relaxed);
+        // Not a store: of two that end, the earlier one may come here last.
+        self.last_request.fetch_max(since, Ordering::Relaxed);
     }
 }
 

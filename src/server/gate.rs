@@ -11,6 +11,7 @@ pub mod judge;
 
 use std::fmt;
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -20,10 +21,11 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use http::Method;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use self::judge::{Judge, Refused, Stop};
 use super::connection::Timers;
+use super::orphan::FarEnd;
 use crate::message::body::IdleTimer;
 use crate::message::fields::STRAY_UPGRADE;
 
@@ -36,6 +38,12 @@ const SUBSTITUTE_FOR_HEAD: &[u8] = b"HEAD / HTTP/1.1\r\nconnection: close\r\n\r\
 const LINGER: Duration = Duration::from_millis(500);
 /// A buffer that grew beyond this is given back once it is empty: a thousand idle connections hold nothing.
 const KEPT: usize = 8 * 1024;
+/// A client that has closed its side is looked for this soon, because closing takes the kernel more than one step, and then
+/// this often.
+const LOOK_FIRST: Duration = Duration::from_millis(100);
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// What is taken of a client's next requests while one is under way.
+const AHEAD: usize = 4 * 1024;
 
 /// What the gate and the service of one connection tell each other.
 #[derive(Debug, Default)]
@@ -76,6 +84,11 @@ pub(super) struct Gate<IO> {
     stalled: IdleTimer,
     /// Set once the answer's end was sent to a client that may still be sending.
     lingers: Option<Instant>,
+    /// The client has closed its side.
+    has_ended: bool,
+    far_end: Option<FarEnd>,
+    /// Until it is looked at.
+    look: Option<Pin<Box<Sleep>>>,
 }
 
 /// What the client is waited for.
@@ -90,11 +103,11 @@ enum Waiting {
 }
 
 impl<IO> Gate<IO> {
-    pub(super) fn new(io: IO, timers: Timers, word: Arc<Word>) -> Self {
+    pub(super) fn new(io: IO, far_end: Option<FarEnd>, timers: Timers, word: Arc<Word>) -> Self {
         Self {
             io,
             timers,
-            judge: Judge::default(),
+            judge: Judge::new(timers.heads),
             word,
             held: BytesMut::new(),
             cleared: 0,
@@ -102,6 +115,9 @@ impl<IO> Gate<IO> {
             sleep: None,
             stalled: IdleTimer::new(timers.idle),
             lingers: None,
+            has_ended: false,
+            far_end,
+            look: None,
         }
     }
 
@@ -202,6 +218,47 @@ impl<IO: AsyncRead + Unpin> Gate<IO> {
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
+    /// Looks for a client that is gone, while hyper does not read because its request is under way. One that has closed its
+    /// side may still want its answer (security.md F6); a reset is the end, and ends the request upstream, too.
+    fn look_for_end(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let is_under_way = matches!(self.waiting, Waiting::Service) && self.judge.is_at_head() && self.cleared == 0;
+        if !is_under_way || self.word.tunnels() {
+            return Ok(());
+        }
+        if self.has_ended {
+            return self.look_for_owner(cx);
+        }
+        // hyper reads on once it has answered: what is held then is looked at before the socket.
+        while self.held.len() < AHEAD {
+            let mut space = [const { MaybeUninit::uninit() }; 1024];
+            let mut buffer = ReadBuf::uninit(&mut space);
+            match Pin::new(&mut self.io).poll_read(cx, &mut buffer) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => self.held.extend_from_slice(buffer.filled()),
+                Poll::Ready(Err(error)) if error.kind() != io::ErrorKind::UnexpectedEof => return Err(error),
+                // Of TLS, too, that was not closed as it should be.
+                Poll::Ready(_) => {
+                    self.has_ended = true;
+                    return self.look_for_owner(cx);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells one that has closed its side and waits from one that is gone, where that can be told.
+    fn look_for_owner(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let Some(far_end) = self.far_end else { return Ok(()) };
+        let look = self.look.get_or_insert_with(|| Box::pin(sleep(LOOK_FIRST)));
+        while look.as_mut().poll(cx).is_ready() {
+            if far_end.is_orphaned() {
+                return Err(io::ErrorKind::ConnectionReset.into());
+            }
+            look.as_mut().reset(Instant::now() + LOOK_EVERY);
+        }
+        Ok(())
+    }
+
     /// Reads and forgets, until the client has seen the end or the time is up.
     fn poll_linger(&mut self, cx: &mut Context<'_>, until: Instant) -> Poll<()> {
         let mut forgotten = [0; 4096];
@@ -287,6 +344,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gate<IO> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.look_for_end(cx)?;
         // TLS takes 64 KiB at once, so that the wait is here.
         let outcome = Pin::new(&mut self.io).poll_flush(cx);
         self.poll_taken(cx, outcome)

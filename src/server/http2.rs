@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::{READ_BUFFER, Timers};
 use super::drain::{Drain, InFlight};
-use super::gate::head::{HeadError, LARGEST_HEAD, MOST_FIELDS};
+use super::gate::head::{HeadError, Limits};
 use super::{Arrival, Refused};
 
 /// Requests at the same time on one connection: what one route takes by default, and below `max_in_flight`.
@@ -56,7 +56,7 @@ where
         let turn = activity.begin(drain.enter());
         *lock(&latest) = Some(Arc::clone(&turn.taking));
         // h2 has judged the framing; of what the gate is for, the limits alone are left.
-        let answer = service(limit(request));
+        let answer = service(limit(request, timers.heads));
         async move { Ok::<_, std::convert::Infallible>(finish(answer.await, is_head, turn)) }
     });
     let connection = http2::Builder::new(streams)
@@ -65,7 +65,7 @@ where
         .max_pending_accept_reset_streams(MOST_PENDING_RESETS)
         .max_local_error_reset_streams(MOST_ERROR_RESETS)
         // Above our own limit: what h2 refuses by itself leaves no trace. Its sum has 32 bytes more for each field.
-        .max_header_list_size(u32::try_from(2 * LARGEST_HEAD).unwrap_or(u32::MAX))
+        .max_header_list_size(u32::try_from(2 * timers.heads.bytes).unwrap_or(u32::MAX))
         .initial_stream_window_size(u32::try_from(READ_BUFFER).unwrap_or(u32::MAX))
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(READ_BUFFER)
@@ -103,14 +103,16 @@ fn log_end(outcome: Result<(), hyper::Error>) {
 }
 
 /// The gate's limits on a head, as it would be written in HTTP/1.
-fn limit(request: Request<Incoming>) -> Arrival {
+fn limit(request: Request<Incoming>, limits: Limits) -> Arrival {
     let headers = request.headers();
     let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
     // Colon, space, and the end of the line.
     let fields: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
-    let error = if headers.len() > MOST_FIELDS {
+    let error = if target > limits.target {
+        HeadError::TargetTooLong
+    } else if headers.len() > limits.fields {
         HeadError::TooManyFields
-    } else if target + fields > LARGEST_HEAD {
+    } else if target + fields > limits.bytes {
         HeadError::TooLarge
     } else {
         return Ok(request);

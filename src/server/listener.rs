@@ -23,6 +23,7 @@ use tokio_rustls::TlsAcceptor;
 use super::Arrival;
 use super::connection::{self, Timers};
 use super::drain::Drain;
+use super::orphan::FarEnd;
 use super::secured;
 
 /// Pauses after a failed `accept` (out of descriptors, mostly): from this, doubling, to that.
@@ -151,6 +152,9 @@ pub(super) trait Accept: Send {
 
     fn accept(&mut self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 
+    /// What tells whether the client is gone.
+    fn far_end(stream: &Self::Stream) -> Option<FarEnd>;
+
     /// Writes what fits into the buffer of a new connection.
     fn turn_away(stream: &Self::Stream, words: &[u8]) -> io::Result<usize>;
 }
@@ -171,6 +175,10 @@ impl Accept for Listener {
         Ok(stream)
     }
 
+    fn far_end(stream: &TcpStream) -> Option<FarEnd> {
+        FarEnd::of(stream)
+    }
+
     fn turn_away(stream: &TcpStream, words: &[u8]) -> io::Result<usize> {
         stream.try_write(words)
     }
@@ -187,6 +195,8 @@ where
 {
     // The drain is the listener's own, whatever else changes.
     let drain = terms.borrow().drain.clone();
+    // A stop waits for this loop: else it could end between an accept and the first moment of its connection.
+    let _counted = drain.count();
     let mut pause = SHORTEST_PAUSE;
     let (mut failing, mut full) = (Complaint::default(), Complaint::default());
     loop {
@@ -234,7 +244,8 @@ where
         let (tracker, service) = (drain.clone(), service.clone());
         match tls {
             None => {
-                let served = connection::serve(stream, timers, drain, service);
+                let far_end = A::far_end(&stream);
+                let served = connection::serve(stream, far_end, timers, drain, service);
                 tracker.connections().spawn(async move {
                     served.await;
                     drop(place);

@@ -8,6 +8,7 @@ pub mod gate;
 pub mod handed;
 mod http2;
 pub mod listener;
+pub(crate) mod orphan;
 pub(crate) mod secured;
 #[cfg(unix)]
 pub mod unix;
@@ -50,6 +51,8 @@ pub struct Settings {
     pub header_timeout: Duration,
     /// How long a connection may stay open without a request.
     pub idle_timeout: Duration,
+    /// What a request head may be.
+    pub heads: gate::head::Limits,
     /// How long requests may take to end once a stop was asked for.
     pub drain_timeout: Duration,
     /// How long there must have been none of them, until no connection is accepted any more.

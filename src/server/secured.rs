@@ -47,7 +47,7 @@ where
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
         http2::serve(stream, timers, drain, service).await;
     } else {
-        connection::serve(stream, timers, drain, service).await;
+        connection::serve(stream, None, timers, drain, service).await;
     }
 }
 

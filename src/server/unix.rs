@@ -13,6 +13,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::time::{Instant, timeout};
 
 use super::listener::{Accept, BindError};
+use super::orphan::FarEnd;
 
 /// Somebody who listens takes a connection at once; longer, and his queue is full, so he is there.
 const ANSWER: Duration = Duration::from_secs(1);
@@ -120,6 +121,10 @@ impl Accept for UnixSocket {
                 self.last_word = Some(Instant::now());
             }
         }
+    }
+
+    fn far_end(_stream: &UnixStream) -> Option<FarEnd> {
+        None
     }
 
     fn turn_away(stream: &UnixStream, words: &[u8]) -> io::Result<usize> {

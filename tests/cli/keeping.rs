@@ -78,7 +78,7 @@ async fn sighup_without_a_file_is_answered_and_ends_nothing() {
 /// One client: asks again and again until it is told to end or nobody listens any more. Honours `Connection: close`.
 async fn insist(proxy: SocketAddr, over: Arc<AtomicBool>, answered: Arc<AtomicU64>) {
     let mut connection: Option<TcpStream> = None;
-    // The load comes at a pace: the machine has other processes of this test to run.
+    // The load comes at a pace, 100 a second: the machine has other processes of this test to run.
     let mut pace = tokio::time::interval(Duration::from_millis(10));
     while !over.load(Ordering::Relaxed) {
         pace.tick().await;
@@ -104,20 +104,30 @@ async fn insist(proxy: SocketAddr, over: Arc<AtomicBool>, answered: Arc<AtomicU6
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn twenty_sigterms_under_load_lose_nothing() {
-    const AT_ONCE: usize = 5;
-    const CLIENTS: usize = 4;
+    twenty_sigterms(5, 4, 50).await;
+}
+
+/// As security.md 6 has it: one after the other, each under 500 requests a second.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "minutes, in a fast build; `make strain`"]
+async fn strain_twenty_sigterms_under_five_hundred_requests_a_second() {
+    twenty_sigterms(1, 5, 750).await;
+}
+
+/// Each process has so many clients, and so many requests before and after its SIGTERM.
+async fn twenty_sigterms(at_once: usize, clients_each: usize, requests: u64) {
     let Place { gateway, folder, .. } = place().await;
     let all = Arc::<AtomicU64>::default();
-    for _ in 0..20 / AT_ONCE {
+    for _ in 0..20 / at_once {
         let mut processes = JoinSet::new();
-        for _ in 0..AT_ONCE {
+        for _ in 0..at_once {
             let (path, all) = (folder.path().to_owned(), Arc::clone(&all));
             processes.spawn(async move {
                 let mut running = Running::start(&path, &["run"], &[]);
                 let proxy = running.address("proxy").await;
                 let (over, answered) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
                 let mut clients = JoinSet::new();
-                for _ in 0..CLIENTS {
+                for _ in 0..clients_each {
                     clients.spawn(insist(proxy, Arc::clone(&over), Arc::clone(&answered)));
                 }
                 let reach = async |number: u64| {
@@ -125,10 +135,12 @@ async fn twenty_sigterms_under_load_lose_nothing() {
                         tokio::task::yield_now().await;
                     }
                 };
-                within(reach(50)).await;
+                let begun = tokio::time::Instant::now();
+                within(reach(requests)).await;
+                let rate = requests as f64 / begun.elapsed().as_secs_f64();
                 running.signal("TERM");
                 running.line(&["stopping"]).await;
-                within(reach(answered.load(Ordering::Relaxed) + 50)).await;
+                within(reach(answered.load(Ordering::Relaxed) + requests)).await;
                 over.store(true, Ordering::Relaxed);
                 while let Some(client) = clients.join_next().await {
                     client.unwrap();
@@ -136,6 +148,7 @@ async fn twenty_sigterms_under_load_lose_nothing() {
                 let (code, said) = running.ended().await;
                 assert_eq!(code, 0, "{said}");
                 assert!(said.contains("every request was answered"), "{said}");
+                println!("{} requests, {rate:.0} a second", answered.load(Ordering::Relaxed));
                 all.fetch_add(answered.load(Ordering::Relaxed), Ordering::Relaxed);
             });
         }

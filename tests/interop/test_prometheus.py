@@ -13,6 +13,7 @@ from conftest import REPOSITORY, configuration, route
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 RULES = REPOSITORY / "deploy/prometheus/alerts.yaml"
+RUNBOOKS = "https://github.com/countersign/countersign/blob/main/docs/operations.md#"
 DASHBOARD = REPOSITORY / "deploy/grafana/countersign.json"
 
 
@@ -117,12 +118,14 @@ def test_the_rules_hold_and_fire(tmp_path):
                         "exp_annotations": {
                             "summary": "countersign has no credential orders",
                             "description": "Requests of the routes that need it get 503. The status page and /readyz say why it cannot be fetched.",
+                            "runbook_url": f"{RUNBOOKS}countersigncredentialmissing",
                         }}]},
                     {"eval_time": "20m", "alertname": "CountersignUpstreamFailing", "exp_alerts": [{
                         "exp_labels": {"severity": "critical", "job": "app", "route": "r"},
                         "exp_annotations": {
                             "summary": "10% of the requests of route r get no whole answer",
                             "description": "Unreachable, TLS, timeout, reset or broken off: the outcome says which.",
+                            "runbook_url": f"{RUNBOOKS}countersignupstreamfailing",
                         }}]},
                     {"eval_time": "20m", "alertname": "CountersignServerErrors", "exp_alerts": []},
                 ],
@@ -133,6 +136,14 @@ def test_the_rules_hold_and_fire(tmp_path):
     path.write_text(yaml.safe_dump(case))
     result = promtool("test", "rules", str(path))
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_every_alert_has_a_chapter_that_says_what_to_do():
+    chapters = {line.removeprefix("### ") for line in (REPOSITORY / "docs/operations.md").read_text().splitlines() if line.startswith("### ")}
+    alerts = [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+    assert chapters == {rule["alert"] for rule in alerts}
+    for rule in alerts:
+        assert rule["annotations"]["runbook_url"] == RUNBOOKS + rule["alert"].lower()
 
 
 def test_every_query_of_the_dashboard_parses(tmp_path):

@@ -64,6 +64,8 @@ mod status;
 #[cfg(test)]
 mod stop;
 #[cfg(test)]
+mod strain;
+#[cfg(test)]
 mod streaming;
 #[cfg(test)]
 mod support;

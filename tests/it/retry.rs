@@ -271,6 +271,26 @@ async fn interim_answers_over_http_2_stay_here() {
 }
 
 #[tokio::test]
+async fn one_interim_answer_too_many_over_http_2_is_a_reset_and_costs_the_connection() {
+    let (countersign, upstream, mut frames) = warm().await;
+    let (answer, ()) = tokio::join!(countersign.get("/"), async {
+        let (stream, _) = frames.request().await;
+        for _ in 0..33 {
+            frames.interim(stream).await;
+        }
+    });
+    assert_eq!(answer.verdict(), (502, "upstream-reset"));
+    assert!(countersign.log().contains("more than 32 interim answers"));
+    let (answer, ()) = tokio::join!(countersign.get("/"), async {
+        let mut frames = upstream.accept(None).await;
+        let (stream, _) = frames.request().await;
+        frames.answer(stream, "on another connection").await;
+    });
+    assert_eq!((answer.status, answer.text().as_str()), (200, "on another connection"));
+    countersign.finish().await;
+}
+
+#[tokio::test]
 async fn a_connection_that_could_not_be_made_is_tried_once_more() {
     let (countersign, upstream) = before_frames().await;
     for method in ["GET", "POST"] {

@@ -2,10 +2,7 @@
 //!
 //! The real program, so that its memory and descriptors can be looked at from outside.
 
-use std::fs::{self, File};
-use std::net::SocketAddr;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +10,7 @@ use standin::{Alpn, Authority, Fault, FaultProxy, Gateway, TokenEndpoint, TokenF
 use tempfile::TempDir;
 use tokio::time::{Instant, interval, sleep};
 
-use crate::support::{API, Done, Ledger, app_client, token, within};
+use crate::support::{API, Done, Ledger, Program, Usage, app_client, token};
 
 /// Between two faults, and how long each lasts.
 const QUIET: Duration = Duration::from_secs(17);
@@ -33,35 +30,6 @@ const FAULTS: [Fault; 9] = [
     Fault::Truncate(3_000),
 ];
 
-/// The program, ended when this is dropped.
-struct Program(Child);
-
-impl Program {
-    fn start(folder: &Path) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_countersign"));
-        command.arg("run").current_dir(folder).env_clear().env("AWS_EC2_METADATA_DISABLED", "true");
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(folder.join("log")).unwrap());
-        Self(command.spawn().unwrap())
-    }
-
-    /// Resident memory in KiB, and open descriptors.
-    fn usage(&self) -> (u32, usize) {
-        let process = Path::new("/proc").join(self.0.id().to_string());
-        let status = fs::read_to_string(process.join("status")).unwrap();
-        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        let resident = resident.trim().strip_suffix(" kB").unwrap().parse().unwrap();
-        (resident, fs::read_dir(process.join("fd")).unwrap().count())
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
-
-/// An API behind a network of its own.
 async fn api(authority: &Authority, tokens: &TokenEndpoint, alpn: Alpn, done: &Done) -> (Gateway, FaultProxy) {
     let gateway = Gateway::builder().tls(authority, &[API]).alpn(alpn);
     let gateway = gateway.method("/prod", token(tokens, "authorization", TokenForm::Bearer));
@@ -94,21 +62,6 @@ fn setting(name: &str, default: u32) -> u32 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }
 
-/// Waits until the log tells the proxy's address.
-async fn address(folder: &Path) -> SocketAddr {
-    within(async {
-        loop {
-            let log = fs::read_to_string(folder.join("log")).unwrap();
-            let line = log.lines().find(|line| line.contains("listener=\"proxy\""));
-            if let Some((_, rest)) = line.and_then(|line| line.split_once("address=")) {
-                return rest.split_whitespace().next().unwrap().parse().unwrap();
-            }
-            sleep(Duration::from_millis(10)).await;
-        }
-    })
-    .await
-}
-
 /// By how much a value grows in an hour, by least squares.
 #[expect(clippy::cast_precision_loss, reason = "seconds of a run")]
 fn slope(samples: &[(f64, f64)]) -> f64 {
@@ -132,8 +85,8 @@ async fn soak() {
     authority.write_pem(folder.path());
     let config = config(&tokens.url(), [&by_one, &by_two]);
     fs::write(folder.path().join("countersign.toml"), config).unwrap();
-    let program = Program::start(folder.path());
-    let proxy = address(folder.path()).await;
+    let program = Program::start(folder.path()).await;
+    let proxy = program.proxy;
     let ledgers = [Arc::new(Ledger::default()), Arc::new(Ledger::default())];
     let asking = [ledgers[0].open(proxy, "/1/n", 40, rate / 2), ledgers[1].open(proxy, "/2/n", 40, rate / 2)];
 
@@ -146,11 +99,11 @@ async fn soak() {
         let mut ticks = interval(Duration::from_secs(1));
         loop {
             ticks.tick().await;
-            let (resident, descriptors) = program.usage();
+            let Usage { resident, descriptors } = program.usage();
             most = (most.0.max(resident), most.1.max(descriptors));
             // The beginning fills pools and the allocator.
             if begun.elapsed() > length / 4 {
-                samples.push((begun.elapsed().as_secs_f64(), f64::from(resident)));
+                samples.push((begun.elapsed().as_secs_f64(), resident as f64));
             }
         }
     };
@@ -165,7 +118,7 @@ async fn soak() {
             sleep(TROUBLE).await;
             set(Fault::None);
             let told = FAULTS.get(fault).map_or_else(|| "GoAway".to_owned(), |fault| format!("{fault:?}"));
-            let (resident, descriptors) = program.usage();
+            let Usage { resident, descriptors } = program.usage();
             println!(
                 "{:>5} s {told:<16} {resident:>6} KiB {descriptors:>4} descriptors, {} + {} delivered",
                 begun.elapsed().as_secs(),
@@ -195,7 +148,7 @@ async fn soak() {
     let growth = slope(&samples);
     // Idle connections end, and so do the clients'.
     sleep(Duration::from_secs(25)).await;
-    let (resident, descriptors) = program.usage();
+    let Usage { resident, descriptors } = program.usage();
     println!(
         "resident {resident} KiB at the end, {} KiB at most, {growth:.0} KiB/h; {descriptors} descriptors, {} at most",
         most.0, most.1

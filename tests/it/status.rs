@@ -48,7 +48,7 @@ async fn what_happened_is_told_with_names_and_no_values() {
     assert!((sum - delivered["ms"].as_f64().unwrap()).abs() < 0.01, "{delivered}");
     assert!(phases["connect"].as_f64() > Some(0.0) && phases["first_byte"].as_f64() > Some(0.0), "{delivered}");
     assert_eq!(members(refused, ["outcome", "route", "sends"]), json!(["no-route", null, 0]));
-    assert!(refused["hint"].as_str().unwrap().starts_with("Nothing was sent."), "{refused}");
+    assert!(refused["meaning"].as_str().unwrap().starts_with("Nothing was sent."), "{refused}");
     assert!(refused["cause"].as_str().unwrap().contains("/elsewhere"), "{refused}");
 
     let route = &report["routes"][0];
@@ -195,7 +195,7 @@ async fn events_tell_each_request_once_and_go_on_where_they_were() {
     let parts: Vec<&str> = change["parts"].as_array().unwrap().iter().map(|part| part[0].as_str().unwrap()).collect();
     assert_eq!(
         parts,
-        ["state", "trouble", "tiles", "routes", "credentials"]
+        ["state", "trouble", "tiles", "routes", "credentials", "causes"]
             .into_iter()
             .filter(|part| parts.contains(part))
             .collect::<Vec<_>>()

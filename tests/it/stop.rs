@@ -37,11 +37,9 @@ async fn a_stop_loses_nothing() {
 }
 
 /// T94, with requests that last until the test answers them.
-#[tokio::test]
-async fn two_hundred_requests_under_way_are_answered() {
+async fn two_hundred_requests_under_way_are_answered(alpn: Alpn) {
     let (responder, mut taken) = hold();
-    // One connection of HTTP/2 to the API has room for fewer at the same time.
-    let mut world = Plan::bearer().alpn(Alpn::Http1).respond("/prod/held", responder).start().await;
+    let mut world = Plan::bearer().alpn(alpn).respond("/prod/held", responder).start().await;
     let (mut clients, mut requests) = (Vec::new(), Vec::new());
     for number in 0..200 {
         let mut client = world.countersign.connect().await;
@@ -63,6 +61,17 @@ async fn two_hundred_requests_under_way_are_answered() {
     }
     assert_eq!(world.countersign.ended().await, Ended { cut: 0 });
     world.finish_stopped();
+}
+
+#[tokio::test]
+async fn two_hundred_requests_under_way_over_http_1_are_answered() {
+    two_hundred_requests_under_way_are_answered(Alpn::Http1).await;
+}
+
+/// More than one connection takes.
+#[tokio::test]
+async fn two_hundred_requests_under_way_over_http_2_are_answered() {
+    two_hundred_requests_under_way_are_answered(Alpn::Http2).await;
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ mod frames;
 mod ledger;
 mod log;
 mod metrics;
+mod program;
 mod wire;
 mod world;
 
@@ -32,6 +33,7 @@ pub(crate) use client::{Answer, Client, Piece};
 pub(crate) use frames::{FrameUpstream, Frames, INTERNAL_ERROR, NO_ERROR, REFUSED_STREAM};
 pub(crate) use ledger::{Done, Ledger};
 pub(crate) use metrics::Metrics;
+pub(crate) use program::{Program, Usage};
 pub(crate) use wire::{Line, Wire};
 pub(crate) use world::{Held, Plan, World, app_client, held, hold, iam, piece, seen, token, user};
 

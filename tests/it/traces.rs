@@ -95,7 +95,7 @@ async fn a_request_goes_on_under_a_span_of_its_own_and_the_collector_gets_that()
         ("network.protocol.version", "1.1"),
         ("http.response.status_code", "200"),
         ("http.request.body.size", "5"),
-        ("server.address", "127.0.0.1"),
+        ("server.address", "localhost"),
         ("countersign.route", "api"),
         ("countersign.outcome", "delivered"),
         ("countersign.request_id", "traced-1"),

@@ -1,11 +1,14 @@
 //! A body that breaks off on one side breaks off on the other; it never looks complete.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::Response;
-use standin::body::channel;
+use standin::body::{channel, full};
 use standin::{Alpn, BodyEnd};
+use tokio::time::Instant;
 
-use crate::support::{Piece, Plan, Wire, held, hold, within};
+use crate::support::{Client, Piece, Plan, Wire, held, hold, within};
 
 /// The API sends the head and a part, then breaks off.
 async fn an_answer_that_breaks_off(alpn: Alpn, length: Option<&str>) {
@@ -145,6 +148,81 @@ async fn a_client_that_resets_ends_the_answer() {
         world.countersign.until(|metrics| metrics.ended("client-aborted") == 1).await;
         world.finish().await;
     }
+}
+
+/// Nothing is written to a client that waits for a head, so no failed write tells that it is gone.
+#[tokio::test]
+async fn a_client_that_resets_while_it_waits_ends_the_wait() {
+    for alpn in [Alpn::Http1, Alpn::Http2] {
+        let (responder, mut taken) = hold();
+        let world = Plan::bearer().alpn(alpn).respond("/prod/held", responder).start().await;
+        for (body, behind) in
+            [(&b""[..], &b""[..]), (b"a body", b""), (b"", b"GET /next HTTP/1.1\r\nhost: localhost\r\n")]
+        {
+            let mut client = world.countersign.connect().await;
+            client.writer.request("POST", "/held", &[], body).await;
+            client.writer.send(behind).await;
+            let mut held = held(&mut taken).await;
+            let left = Instant::now();
+            client.reset();
+            held.is_abandoned().await;
+            assert!(left.elapsed() < Duration::from_secs(1), "{:?}", left.elapsed());
+            world.countersign.until(|metrics| metrics.count("countersign_requests_in_flight", &[]) == 0).await;
+        }
+        world.countersign.until(|metrics| metrics.ended("client-aborted") == 3).await;
+        assert_eq!(world.get("/").await.status, 200);
+        world.finish().await;
+    }
+}
+
+/// Closing a connection says no more than closing one side of it; but whose the other end is, the kernel knows.
+#[tokio::test]
+async fn a_client_that_is_gone_is_told_from_one_that_waits() {
+    let (responder, mut taken) = hold();
+    let world = Plan::bearer().respond("/prod/held", responder).start().await;
+    let (mut waits, mut goes, mut goes_later) =
+        (world.countersign.connect().await, world.countersign.connect().await, world.countersign.connect().await);
+    let mut ask = async |client: &mut Client| {
+        client.writer.request("GET", "/held", &[], b"").await;
+        held(&mut taken).await
+    };
+    let (waited_for, mut first, mut second) = (ask(&mut waits).await, ask(&mut goes).await, ask(&mut goes_later).await);
+    waits.writer.half_close().await;
+    goes_later.writer.half_close().await;
+    let left = Instant::now();
+    drop(goes);
+    first.is_abandoned().await;
+    assert!(left.elapsed() < Duration::from_secs(1), "{:?}", left.elapsed());
+    let left = Instant::now();
+    drop(goes_later);
+    second.is_abandoned().await;
+    assert!(left.elapsed() < Duration::from_secs(3), "{:?}", left.elapsed());
+    waited_for.answer_with(full("still there"));
+    assert_eq!(waits.reader.answer("GET").await.text(), "still there");
+    world.countersign.until(|metrics| metrics.ended("client-aborted") == 2).await;
+    world.finish().await;
+}
+
+/// What comes early is kept for its turn.
+#[tokio::test]
+async fn requests_that_come_while_one_is_under_way_are_answered_in_their_turn() {
+    let (responder, mut taken) = hold();
+    let world = Plan::open().respond("/prod/held", responder).start().await;
+    let mut client = world.countersign.connect().await;
+    client.writer.request("GET", "/held", &[], b"").await;
+    let held = held(&mut taken).await;
+    let padding = "y".repeat(3_000);
+    for number in 0..5 {
+        client.writer.request("GET", &format!("/{number}"), &[("x-padding", &padding)], b"").await;
+    }
+    world.countersign.until(|metrics| metrics.count("countersign_requests_in_flight", &[]) == 1).await;
+    assert!(client.reader.is_silent());
+    held.answer_with(full("first"));
+    assert_eq!(client.reader.answer("GET").await.text(), "first");
+    for number in 0..5 {
+        assert_eq!(client.reader.answer("GET").await.json()["target"], format!("/prod/{number}"));
+    }
+    world.finish().await;
 }
 
 async fn a_client_that_leaves_ends_the_answer(alpn: Alpn) {

@@ -1,5 +1,6 @@
 //! A fleet that is restarted in the same second, against a token endpoint that takes so many calls a second: not a model,
-//! but the shipped refreshing, in virtual time. `cargo test --lib fleet -- --nocapture` prints the table of the README.
+//! but the shipped refreshing, in virtual time. `cargo test --lib fleet -- --nocapture` prints the table of
+//! docs/operations.md.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::{Context, caller, upstream};
+use super::{Context, caller, size, upstream};
 use crate::admin;
 use crate::config::diagnostic::Span;
 use crate::config::raw::{RawAdmin, RawListen, RawProxy, RawRouteEntry, RawTls};
 use crate::config::read::{At, Text};
 use crate::server::Reach;
+use crate::server::gate::head::Limits;
 #[cfg(unix)]
 use crate::server::unix::Access;
 use crate::tls::Identity;
@@ -21,6 +22,19 @@ pub(super) struct Listens {
     pub(super) socket_access: Access,
     pub(super) tls: Option<Identity>,
     pub(super) reach: Reach,
+}
+
+/// What request heads may be.
+pub(super) fn heads(proxy: &RawProxy, context: &mut Context<'_>) -> Limits {
+    let bytes = size::within("max_head", &proxy.max_head, 1..=1024, context);
+    let fields = size::number("max_fields", &proxy.max_fields, 10..=1_000, context);
+    let target = size::within("max_target", &proxy.max_target, 1..=1024, context);
+    if proxy.max_target.value > proxy.max_head.value {
+        let span = if proxy.max_target.span.is_written() { proxy.max_target.span } else { proxy.max_head.span };
+        let problem = context.problems.error(span, "`max_target` is more than `max_head`, of which it is a part");
+        problem.help("raise `max_head` or lower `max_target`");
+    }
+    Limits { bytes, fields, target }
 }
 
 /// Checks all addresses of the file against each other and against `expose`.

@@ -227,6 +227,7 @@ impl Rest {
             cookies: route.cookies.value,
             max_in_flight: route.max_in_flight.as_ref().map(|limit| limit.value),
             max_body: raw.max_body.value.0,
+            replay_buffer: usize::try_from(raw.replay_buffer.value.0).unwrap_or(usize::MAX),
             response_timeout: raw.response_timeout.value,
             body_idle_timeout: raw.body_idle_timeout.value,
             upload_idle_timeout: raw.upload_idle_timeout.value,

@@ -5,12 +5,12 @@ use std::time::Duration;
 use http::uri::Scheme;
 
 use super::url::{self, Url, UrlScheme};
-use super::{Context, environment, name, secret};
+use super::{Context, environment, name, secret, size};
 use crate::config::diagnostic::Span;
 use crate::config::raw::{RawFieldValue, RawRoute, RawRouteEntry, RawUpstream, RawWay};
 use crate::config::read::{At, Text};
 use crate::egress::{Egress, NoProxy, ProxyUrl, is_loopback};
-use crate::route::upstream::HostPort;
+use crate::route::upstream::{Answers, HostPort};
 use crate::route::{Origin, Upstream};
 use crate::secret::Secret;
 use crate::tls::{ClientSettings, Identity, TlsError};
@@ -28,6 +28,7 @@ pub(super) struct Transport {
     max_connection_age: Duration,
     ping_interval: Duration,
     ping_timeout: Duration,
+    answers: Answers,
 }
 
 /// Checks the files that `raw` names. What a route inherits is looked at again and noted once.
@@ -56,6 +57,20 @@ pub(super) fn transport(raw: &RawUpstream, context: &mut Context<'_>) -> Transpo
         max_connection_age: raw.max_connection_age.value,
         ping_interval: raw.ping_interval.value,
         ping_timeout: raw.ping_timeout.value,
+        answers: answers(raw, context),
+    }
+}
+
+/// What answers may be.
+fn answers(raw: &RawUpstream, context: &mut Context<'_>) -> Answers {
+    // hyper reads no less at once than the least; what is more than the most is no head.
+    let head = size::within("max_response_head", &raw.max_response_head, 8..=1024, context);
+    let fields = size::number("max_response_fields", &raw.max_response_fields, 10..=1_000, context);
+    let interim = size::number("max_interim", &raw.max_interim, 1..=1_000, context);
+    Answers {
+        head: u32::try_from(head).unwrap_or(u32::MAX),
+        fields,
+        interim: u32::try_from(interim).unwrap_or(u32::MAX),
     }
 }
 
@@ -152,6 +167,7 @@ pub(super) fn resolve(
         max_connection_age,
         ping_interval,
         ping_timeout,
+        answers,
     } = transport;
     let origin = Origin {
         scheme: match url.scheme {
@@ -174,6 +190,7 @@ pub(super) fn resolve(
         ping_timeout,
         pool_idle_timeout,
         max_connection_age,
+        answers,
     };
     Some(Upstream { origin: origin.into(), base_path: url.path.clone() })
 }

@@ -80,7 +80,7 @@ impl Budget {
 /// much again each time. `upload` is told how much there is.
 ///
 /// # Errors
-/// [`BodyError`]: `TooLarge` before reading when the length is known, else as soon as it shows.
+/// [`BodyError`]: `TooLarge` and its kin before reading when the length is known, else as soon as it shows.
 ///
 /// # Cancellation
 /// Dropping the future gives its claim back.
@@ -96,12 +96,15 @@ pub async fn hold(
         return Ok((OutboundBody::empty(), Sha256Hex::of_nothing()));
     }
     // What is more than the whole budget would wait in vain: the budget may be less than configured, where memory is.
-    let limit = limit.min(budget.total / UNIT * UNIT);
+    let whole = budget.total / UNIT * UNIT;
+    let too_large =
+        || if limit > whole { BodyError::LargerThanBudget { budget: whole } } else { BodyError::TooLarge { limit } };
+    let most = limit.min(whole);
     let known = incoming.size_hint().exact();
-    if known.is_some_and(|length| length > limit) {
-        return Err(BodyError::TooLarge { limit });
+    if known.is_some_and(|length| length > most) {
+        return Err(too_large());
     }
-    let mut claimed = known.unwrap_or(CLAIM_STEP).min(limit);
+    let mut claimed = known.unwrap_or(CLAIM_STEP).min(most);
     let mut permit = budget.claim(claimed).await?;
     let mut bytes = BytesMut::with_capacity(usize::try_from(claimed).unwrap_or_default());
     let mut hash = digest::Context::new(&SHA256);
@@ -113,12 +116,12 @@ pub async fn hold(
         };
         let Ok(data) = frame.into_data() else { continue };
         let length = (bytes.len() + data.len()) as u64;
-        if length > limit {
-            return Err(BodyError::TooLarge { limit });
+        if length > most {
+            return Err(too_large());
         }
         if claimed < length {
             // What is claimed is what is allocated, so it doubles as a buffer does.
-            let wanted = claimed.saturating_mul(2).clamp(length, limit);
+            let wanted = claimed.saturating_mul(2).clamp(length, most);
             let more = budget.claim(wanted - claimed).await?;
             claimed = wanted;
             match (&mut permit, more) {

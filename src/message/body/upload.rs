@@ -176,10 +176,18 @@ impl Upload {
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
     /// Larger than what may be held for a signature.
-    #[error("the body is larger than {limit} bytes, the most that this route holds for signing")]
+    #[error("the body is larger than {limit} bytes, the most that this route holds for signing (max_body)")]
     TooLarge {
         /// The limit, in bytes.
         limit: u64,
+    },
+    /// Not larger than that, but than all that may be held together: memory does not suffice for what is configured.
+    #[error(
+        "the body is larger than {budget} bytes, all that may be held for signing here (buffer_budget, lowered to fit the memory)"
+    )]
+    LargerThanBudget {
+        /// The budget, in bytes.
+        budget: u64,
     },
     /// The budget stayed full.
     #[error("no room for another {needed} bytes among the bodies held for signing")]

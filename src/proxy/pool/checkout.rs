@@ -101,7 +101,7 @@ impl Checkout {
     pub async fn send(self, mut request: Request<OutboundBody>) -> Result<Response<UpstreamBody>, Undelivered> {
         match self.ready {
             Ready::Http1(connection) => {
-                let interim = Interim::watch(&mut request);
+                let interim = Interim::watch(&mut request, self.home.origin().answers.interim);
                 limited(&interim, pin!(connection.exchange(request, self.home))).await
             }
             Ready::Http2(place) => place.exchange(request).await,
@@ -119,7 +119,7 @@ impl Checkout {
     pub async fn send_upgrade(self, mut request: Request<OutboundBody>) -> Result<Answered, Undelivered> {
         match self.ready {
             Ready::Http1(connection) => {
-                let interim = Interim::watch(&mut request);
+                let interim = Interim::watch(&mut request, self.home.origin().answers.interim);
                 limited(&interim, pin!(connection.exchange_upgrade(request, self.home))).await
             }
             Ready::Http2(..) => {
@@ -134,7 +134,7 @@ async fn limited<T>(
     interim: &Interim,
     exchange: Pin<&mut impl Future<Output = Result<T, Undelivered>>>,
 ) -> Result<T, Undelivered> {
-    let too_many = || Undelivered { error: UpstreamError::TooManyInterim, sent: Sent::Something };
+    let too_many = || Undelivered { error: interim.fault(), sent: Sent::Something };
     tokio::select! {
         biased;
         outcome = exchange => if interim.is_exceeded() { Err(too_many()) } else { outcome },

@@ -18,6 +18,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::census::{Open, Tally};
+use super::interim::Counted;
 use super::shared::Most;
 use super::tunnel::{self, ProxyFault};
 use super::{Form, Names, UpstreamError, race};
@@ -28,10 +29,6 @@ use crate::route::Origin;
 use crate::route::upstream::HostPort;
 use crate::tasks::Tasks;
 
-/// An upstream's response head may be this large (security.md 3.2).
-const LARGEST_RESPONSE_HEAD: u32 = 64 * 1024;
-/// And have this many fields.
-const MOST_RESPONSE_FIELDS: usize = 100;
 /// What one stream, and all of one connection, may have under way towards us: 5 MB/s at 200 ms of round trip.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
@@ -110,8 +107,8 @@ impl Dialer {
 
     async fn http1(&self, stream: Stream) -> Result<Established, UpstreamError> {
         http1::Builder::new()
-            .max_headers(MOST_RESPONSE_FIELDS)
-            .max_buf_size(LARGEST_RESPONSE_HEAD as usize)
+            .max_headers(self.origin.answers.fields)
+            .max_buf_size(self.origin.answers.head as usize)
             .handshake(TokioIo::new(stream))
             .await
             .map(|(sender, driver)| Established::Http1(sender, Box::new(driver)))
@@ -119,7 +116,7 @@ impl Dialer {
     }
 
     async fn http2(&self, stream: TlsStream<TcpStream>, most: Most) -> Result<Established, UpstreamError> {
-        let Origin { ping_interval, ping_timeout, .. } = self.origin;
+        let Origin { ping_interval, ping_timeout, answers, .. } = self.origin;
         let (sender, mut driver) = http2::Builder::new(Executor(self.tasks.clone()))
             .timer(TokioTimer::new())
             .keep_alive_interval(ping_interval)
@@ -127,8 +124,8 @@ impl Dialer {
             .initial_max_send_streams(most.get())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_header_list_size(LARGEST_RESPONSE_HEAD)
-            .handshake(TokioIo::new(stream))
+            .max_header_list_size(answers.head)
+            .handshake(TokioIo::new(Counted::new(stream, answers.interim)))
             .await
             .map_err(UpstreamError::Http)?;
         let open = self.tally.open();

@@ -93,8 +93,8 @@ pub enum UpstreamError {
     #[error("the upstream switched protocols, which nobody asked for")]
     Switched,
     /// Interim answers without end.
-    #[error("the upstream sent more than 32 interim answers (1xx)")]
-    TooManyInterim,
+    #[error("the upstream sent more than {0} interim answers (1xx) to one request (max_interim)")]
+    TooManyInterim(u32),
     /// The head of its answer breaks a rule that hyper does not know.
     #[error("reading the upstream's answer")]
     Framing(#[source] FramingError),

@@ -9,16 +9,36 @@ use http::{Method, Uri};
 use super::framing::Framing;
 use crate::message::target::{LONGEST_TARGET, TargetError};
 
-/// A request head may be this large (security.md 3.2).
+/// A request head may be this large (security.md 3.2), unless the config says otherwise.
 pub const LARGEST_HEAD: usize = 32 * 1024;
 /// And have this many fields (security.md 3.2).
 pub const MOST_FIELDS: usize = 100;
+/// What a request head may be at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of all of it.
+    pub bytes: usize,
+    /// Its fields.
+    pub fields: usize,
+    /// Bytes of the request-target.
+    pub target: usize,
+}
+
+impl Limits {
+    /// Unless the config says otherwise.
+    pub const DEFAULT: Self = Self { bytes: LARGEST_HEAD, fields: MOST_FIELDS, target: LONGEST_TARGET };
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
 /// Of what a refused head asks for; people read it.
 const LONGEST_SHOWN: usize = 1_024;
 /// The longest registered method has 17 characters; routes may name others.
 const LONGEST_METHOD: usize = 256;
-/// Method, target, version and the two spaces between.
-const LONGEST_LINE: usize = LONGEST_METHOD + 1 + LONGEST_TARGET + " HTTP/1.1".len();
 /// Whoever is behind us may count in floating point; no body of this size ends.
 pub(super) const LARGEST_BODY: u64 = 1 << 53;
 
@@ -37,14 +57,14 @@ pub enum HeadError {
     /// `https://…` in front of the path: TLS cannot be asked for like this.
     #[error("a request-target with a scheme must begin with \"http://\"")]
     Scheme,
-    /// Longer than [`LONGEST_TARGET`].
-    #[error("the request-target is longer than {LONGEST_TARGET} bytes")]
+    /// Longer than [`Limits::target`].
+    #[error("the request-target is longer than max_target")]
     TargetTooLong,
-    /// Larger than [`LARGEST_HEAD`].
-    #[error("the request head is larger than {LARGEST_HEAD} bytes")]
+    /// Larger than [`Limits::bytes`].
+    #[error("the request head is larger than max_head")]
     TooLarge,
-    /// More than [`MOST_FIELDS`].
-    #[error("the request head has more than {MOST_FIELDS} fields")]
+    /// More than [`Limits::fields`].
+    #[error("the request head has more fields than max_fields")]
     TooManyFields,
     /// A CR or LF that is not a CRLF.
     #[error("a line of the request head does not end with CR and LF")]
@@ -87,6 +107,7 @@ pub enum HeadError {
 /// What has been read of a head. Wants to see all of the head's bytes each time, and looks at each once.
 #[derive(Debug, Default)]
 pub struct Head {
+    limits: Limits,
     /// Bytes looked at.
     seen: usize,
     /// Where the line begins whose end is not there yet.
@@ -119,6 +140,11 @@ struct Asked {
 }
 
 impl Head {
+    /// Nothing yet of a head that is held to `limits`.
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, ..Self::default() }
+    }
+
     /// Reads on in `bytes`, which begin where the head begins; `None` if its end is not there yet.
     ///
     /// # Errors
@@ -148,7 +174,7 @@ impl Head {
             match &self.asked {
                 // One empty line in front is forgiven: old clients end a body with it (RFC 9112 2.2).
                 None if line.is_empty() && at_start => {}
-                None => self.asked = Some(request_line(line)?),
+                None => self.asked = Some(request_line(line, self.limits.target)?),
                 Some(asked) if line.is_empty() => {
                     let framing = self.framing(*asked)?;
                     let framing = (!asked.connects).then_some(framing);
@@ -176,18 +202,20 @@ impl Head {
 
     /// Whether `length` bytes may be needed up to here.
     fn limit(&self, bytes: &[u8], length: usize) -> Result<(), HeadError> {
-        if self.asked.is_none() && length - self.line > LONGEST_LINE + 2 {
+        // Method, target, version, the two spaces between and the end of the line.
+        let longest = LONGEST_METHOD + 1 + self.limits.target + " HTTP/1.1\r\n".len();
+        if self.asked.is_none() && length - self.line > longest {
             let start = bytes.get(self.line..).unwrap_or_default();
             let is_method = start.iter().take(LONGEST_METHOD + 1).any(|byte| *byte == b' ');
             return Err(if is_method { HeadError::TargetTooLong } else { HeadError::RequestLine });
         }
-        if length > LARGEST_HEAD { Err(HeadError::TooLarge) } else { Ok(()) }
+        if length > self.limits.bytes { Err(HeadError::TooLarge) } else { Ok(()) }
     }
 
     /// Judges the field line that begins at `begin`.
     fn field(&mut self, line: &[u8], begin: usize) -> Result<(), HeadError> {
         self.fields += 1;
-        if self.fields > MOST_FIELDS {
+        if self.fields > self.limits.fields {
             return Err(HeadError::TooManyFields);
         }
         if let [b' ' | b'\t', ..] = line {
@@ -238,7 +266,7 @@ impl Head {
     }
 }
 
-fn request_line(line: &[u8]) -> Result<Asked, HeadError> {
+fn request_line(line: &[u8], longest_target: usize) -> Result<Asked, HeadError> {
     let mut parts = line.split(|byte| *byte == b' ');
     let (Some(method), Some(target), Some(version), None) = (parts.next(), parts.next(), parts.next(), parts.next())
     else {
@@ -253,15 +281,15 @@ fn request_line(line: &[u8]) -> Result<Asked, HeadError> {
         version if version.starts_with(b"HTTP/") => return Err(HeadError::Version),
         _ => return Err(HeadError::RequestLine),
     };
+    if target.len() > longest_target {
+        return Err(HeadError::TargetTooLong);
+    }
     request_target(target)?;
     Ok(Asked { http11, connects: method == b"CONNECT" })
 }
 
 /// The characters, and that `http` will read it as we do; which form fits which method is the guard's business.
 fn request_target(target: &[u8]) -> Result<(), HeadError> {
-    if target.len() > LONGEST_TARGET {
-        return Err(HeadError::TargetTooLong);
-    }
     let mut in_query = false;
     for byte in target {
         // What RFC 3986 has no place for and some readers change: a fragment would be cut, a backslash turned.
@@ -284,7 +312,9 @@ fn request_target(target: &[u8]) -> Result<(), HeadError> {
 /// A target as it may be shown: a path, or a URL without its user name and password.
 fn shown(target: &[u8]) -> Option<String> {
     let target = target.get(..LONGEST_SHOWN).unwrap_or(target);
-    let text: String = String::from_utf8_lossy(target).chars().filter(|character| !character.is_control()).collect();
+    // A head is refused at such a byte, and what is behind it may not have come yet.
+    let target = target.split(|byte| is_control(*byte) || *byte == b'\t').next().unwrap_or_default();
+    let text = String::from_utf8_lossy(target).into_owned();
     if text.starts_with('/') {
         return Some(text);
     }

@@ -5,11 +5,12 @@
 use http::Method;
 
 use super::framing::{ChunkError, Framing};
-use super::head::{Head, HeadError};
+use super::head::{Head, HeadError, Limits};
 
 /// Reads the bytes of one connection.
 #[derive(Debug)]
 pub struct Judge {
+    limits: Limits,
     phase: Phase,
     strays: Vec<usize>,
 }
@@ -44,11 +45,16 @@ pub enum Stop {
 
 impl Default for Judge {
     fn default() -> Self {
-        Self { phase: Phase::Head(Head::default()), strays: Vec::new() }
+        Self::new(Limits::DEFAULT)
     }
 }
 
 impl Judge {
+    /// Holds heads to `limits`.
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, phase: Phase::Head(Head::new(limits)), strays: Vec::new() }
+    }
+
     /// How many bytes of the front of `bytes` may pass. A head passes once all of it is there, with as much of its body;
     /// the next request not before it is asked for by another call. What did not pass must be the front of the next
     /// call's `bytes`.
@@ -110,7 +116,7 @@ impl Judge {
     fn after(&mut self, broken: bool) {
         match &self.phase {
             Phase::Body(_) if broken => self.phase = Phase::Over,
-            Phase::Body(framing) if framing.is_over() => self.phase = Phase::Head(Head::default()),
+            Phase::Body(framing) if framing.is_over() => self.phase = Phase::Head(Head::new(self.limits)),
             Phase::Head(_) | Phase::Body(_) | Phase::Over => {}
         }
     }

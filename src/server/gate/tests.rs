@@ -9,10 +9,11 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
 use super::super::connection::{Timers, serve};
 use super::super::{Arrival, Drain};
 use super::head::HeadError;
+use super::head::Limits;
 use super::testing::{Message, messages, mutated};
 use super::*;
 
-const TIMERS: Timers = Timers { head: Duration::from_secs(10), idle: Duration::from_mins(10) };
+const TIMERS: Timers = Timers { head: Duration::from_secs(10), idle: Duration::from_mins(10), heads: Limits::DEFAULT };
 
 /// What a service is asked, through the gate and hyper, by a client that sends `stream` in pieces of `step` bytes.
 #[derive(Debug, Default)]
@@ -47,7 +48,7 @@ async fn ask(stream: &[u8], step: usize) -> Asked {
     };
     let (mut reader, mut writer) = tokio::io::split(client);
     tokio::join!(
-        serve(server, TIMERS, Drain::default(), service),
+        serve(server, None, TIMERS, Drain::default(), service),
         async {
             // The server may have closed.
             drop(writer.write_all(stream).await);

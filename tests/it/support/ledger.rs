@@ -54,6 +54,8 @@ pub(crate) struct Ledger {
     delivered: AtomicU64,
     /// By countersign's own error code.
     marked: Mutex<HashMap<String, u64>>,
+    /// An upstream's own refusals, delivered whole.
+    refused: AtomicU64,
     /// The answer broke off where a client can see it.
     cut: AtomicU64,
     left: AtomicU64,
@@ -140,11 +142,15 @@ impl Ledger {
             *self.marked.lock().unwrap().entry(code.to_owned()).or_default() += 1;
             return false;
         }
-        assert_eq!(got.status, 200, "{}", got.text());
         if !got.whole {
             self.cut.fetch_add(1, Ordering::Relaxed);
             return false;
         }
+        if got.status == 403 {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            return false;
+        }
+        assert_eq!(got.status, 200, "{}", got.text());
         assert_eq!(got.body, answer(number), "the answer to another request");
         self.delivered.fetch_add(1, Ordering::Relaxed);
         *self.latest.lock().unwrap() = Some(Instant::now());
@@ -171,6 +177,24 @@ impl Ledger {
         self.cut.load(Ordering::Relaxed)
     }
 
+    /// Refusals of the upstream's own, delivered whole.
+    pub(crate) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// All of it, in a line.
+    pub(crate) fn summary(&self) -> String {
+        format!(
+            "{} sent, {} delivered, {} refused, {:?}, {} cut, slowest {:?}",
+            self.sent(),
+            self.delivered(),
+            self.refused(),
+            self.marked(),
+            self.cut(),
+            self.slowest()
+        )
+    }
+
     /// The longest that a request took.
     pub(crate) fn slowest(&self) -> Duration {
         *self.slowest.lock().unwrap()
@@ -184,11 +208,12 @@ impl Ledger {
         }
     }
 
-    /// Sent = delivered + marked + cut + left, and nothing that must not be was done twice. What was answered was done.
+    /// Sent = delivered (refusals, too) + marked + cut + left, and nothing that must not be was done twice. What was answered was done.
     pub(crate) fn balance(&self, done: &Done) {
         let number = |number: &AtomicU64| number.load(Ordering::Relaxed);
         let marked: u64 = self.marked.lock().unwrap().values().sum();
-        let remainder = number(&self.sent).checked_sub(self.delivered() + marked + self.cut() + number(&self.left));
+        let remainder = number(&self.sent)
+            .checked_sub(self.delivered() + self.refused() + marked + self.cut() + number(&self.left));
         assert_eq!(remainder, Some(0), "{self:?}");
         let done = done.0.lock().unwrap();
         for (asked, is_delivered) in &*self.once.lock().unwrap() {

@@ -299,6 +299,11 @@ impl Held {
         self.request
     }
 
+    /// Ready once nobody waits for an answer any more.
+    pub(crate) async fn is_abandoned(&mut self) {
+        within(self.answer.closed()).await;
+    }
+
     /// Answers it with 200 and a body.
     pub(crate) fn answer_with(self, body: Body) -> Request<Body> {
         self.answer(Response::new(body))
