@@ -26,6 +26,7 @@ use crate::admin::standing::Standing;
 use crate::admin::{Admin, Pages, Shown};
 use crate::auth::metrics::CredentialMetrics;
 use crate::auth::refreshing::Status;
+use crate::auth::shared::store::StoreError;
 use crate::auth::{self, Credential, Roster};
 use crate::capacity::Machine;
 use crate::clock::Clock;
@@ -130,6 +131,24 @@ pub async fn try_credentials(compiled: &Compiled, clock: &Clock) -> Result<Vec<(
     Ok(statuses)
 }
 
+/// Calls the token cache of a config once, and says how it fared; `None` where it has none.
+///
+/// # Errors
+/// [`StartError`], but not the cache's own.
+pub async fn try_cache(compiled: &Compiled, clock: &Clock) -> Result<Option<Result<(), StoreError>>, StartError> {
+    if compiled.token_cache.is_none() {
+        return Ok(None);
+    }
+    let (clock, tasks, roots) = (clock.clone(), Tasks::default(), SystemRoots::load());
+    let control = parts::control(&roots, &compiled.control, &compiled.egress)?;
+    let means = auth::Means { control, clock, tasks: tasks.clone(), environment: compiled.aws.clone() };
+    let schemes = auth::Builder::new(means).sharing(compiled.token_cache.as_ref(), &roots)?.build(&[], &[]);
+    let cache = schemes.cache.as_ref();
+    let outcome = if let Some(cache) = cache { Some(cache.probe().await) } else { None };
+    tasks.stop().await;
+    Ok(outcome)
+}
+
 /// Where a [`Sidecar`] listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Addresses {
@@ -186,7 +205,7 @@ impl Sidecar {
         registry.register_collector(Box::new(pool.census()));
         let ground = Ground { roots, pool, machine, clock: clock.clone(), tasks: tasks.clone() };
         let parts = Parts::try_new(&compiled, None, &ground)?;
-        let roster = Roster::new(parts.credentials.clone());
+        let roster = Roster::new(parts.credentials.clone(), parts.cache.clone());
         registry.register_collector(Box::new(CredentialMetrics::new(roster.clone())));
         let standing = Standing::new(compiled.hash.to_string(), clock.now().wall);
         registry.register_collector(Box::new(standing.clone()));

@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 use crate::auth::status::Chain;
+use crate::auth::shared::Transport;
 use crate::config::{self, Compiled, Environment, Hash, Report, Source};
 use crate::tls::{self, ClientSettings, Fingerprint};
 
@@ -187,7 +188,11 @@ fn look(path: &Path, files: &BTreeSet<PathBuf>) -> (Result<Source, Refusal>, Con
 /// followed by whoever uses them.
 fn files(config: &Compiled) -> BTreeSet<PathBuf> {
     let upstreams = config.routes.iter().map(|route| &route.upstream.origin.tls);
-    std::iter::once(&config.control).chain(upstreams).flat_map(ClientSettings::files).map(Path::to_owned).collect()
+    let cache = config.token_cache.as_ref().and_then(|cache| match &cache.transport {
+        Transport::Plain => None,
+        Transport::Tls(tls) => Some(tls),
+    });
+    std::iter::once(&config.control).chain(cache).chain(upstreams).flat_map(ClientSettings::files).map(Path::to_owned).collect()
 }
 
 fn fingerprint(files: &BTreeSet<PathBuf>) -> Fingerprint {

@@ -11,7 +11,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// Paths of third-party crates, and where alone they may be named: files or folders of `src/`.
-const ROOMS: [(&[&str], &[&str]); 25] = [
+const ROOMS: [(&[&str], &[&str]); 26] = [
     (&["reqwest"], &["auth/"]),
     // The one error of a client that cannot be built; a wrapper would only rename it.
     (&["reqwest", "Error"], &["auth/", "app.rs"]),
@@ -24,6 +24,7 @@ const ROOMS: [(&[&str], &[&str]); 25] = [
     // `explain` writes a date as AWS does.
     (&["aws_smithy_types"], &["auth/", "proxy/explain.rs"]),
     (&["crypto_bigint"], &["auth/srp.rs"]),
+    (&["redis"], &["auth/shared/"]),
     (&["clap"], &["cli/"]),
     (&["clap_complete"], &["cli/"]),
     (&["listenfd"], &["cli/"]),

@@ -93,6 +93,9 @@ fn about(section: &Section) -> &'static str {
             "A user of a Cognito user pool: countersign logs in, and keeps the login alive with its refresh token."
         }
         ("[auth.NAME]", Some("sigv4")) => "An AWS Signature Version 4, for APIs with IAM authorisation.",
+        ("[token_cache]", _) => {
+            "A Redis (or Valkey) that sidecars share tokens through, encrypted with a key of your own. Off without `url`."
+        }
         ("[[route]]", _) => {
             "Which requests go where. The longest `path` wins; a route with a `host` comes before those without. The keys of \
              `[upstream]` may stand here, too."

@@ -196,6 +196,13 @@ impl Admin {
             }
             lines.push('\n');
         }
+        if let Some(cache) = self.board.shown().credentials.cache() {
+            lines.push_str(&match pages {
+                Pages::All => cache.describe(),
+                Pages::Probes => cache.summary(),
+            });
+            lines.push('\n');
+        }
         let ready = !drain.is_leaving() && self.board.first_tries_are_over(&statuses);
         lines.push_str(if ready { "ready\n" } else { "not ready\n" });
         text(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, lines)

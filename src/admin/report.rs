@@ -3,6 +3,7 @@
 //! Names, addresses, numbers and causes; never a credential, a field's value, a query or a body. Imports `auth`, `diagnosis`,
 //! `message`, `proxy`, `telemetry`.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
@@ -11,6 +12,7 @@ use tokio::time::Instant;
 use super::time::Stamp;
 use super::words;
 use crate::auth::refreshing::{Chain, Status};
+use crate::auth::shared::CacheStatus;
 use crate::clock::Moment;
 use crate::diagnosis::ledger::Seen;
 use crate::diagnosis::{self, Finding};
@@ -41,6 +43,9 @@ pub(super) struct Report {
     pub(super) credentials: Vec<Credential>,
     /// Why requests failed, the latest first.
     pub(super) causes: Vec<Cause>,
+    /// What tokens are shared through; absent where they are not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) token_cache: Option<TokenCache>,
     /// The last, newest first.
     pub(super) requests: Vec<Request>,
 }
@@ -134,6 +139,45 @@ pub(super) struct Cause {
     pub(super) times: u64,
     pub(super) first: Stamp,
     pub(super) last: Stamp,
+}
+
+/// What tokens are shared through.
+#[derive(Debug, Serialize)]
+pub(super) struct TokenCache {
+    /// Where it is.
+    pub(super) store: String,
+    /// `in-use`, `garbage` (with an entry that cannot be read) or `failing` (tokens are fetched without it).
+    pub(super) state: &'static str,
+    pub(super) failing_seconds: Option<u64>,
+    /// Tokens that were wanted, by how they came: `found`, `waited`, `fetched`, `alone` or `impatient`.
+    pub(super) tokens: BTreeMap<&'static str, u64>,
+    /// Failed calls, by cause.
+    pub(super) errors: BTreeMap<&'static str, u64>,
+    pub(super) invalidations: u64,
+    /// Why the last call failed, as the log has it.
+    pub(super) cause: Option<String>,
+    /// What is probably behind that and what to do.
+    pub(super) hint: Option<String>,
+}
+
+impl From<&CacheStatus> for TokenCache {
+    fn from(status: &CacheStatus) -> Self {
+        let CacheStatus { store, fault, failing_for, ways, errors, invalidations } = status;
+        Self {
+            store: store.clone(),
+            state: match fault {
+                None => "in-use",
+                Some(fault) if fault.shuns() => "failing",
+                Some(_) => "garbage",
+            },
+            failing_seconds: failing_for.map(|time| time.as_secs()),
+            tokens: ways.iter().map(|(way, count)| (way.as_str(), *count)).collect(),
+            errors: errors.iter().copied().collect(),
+            invalidations: *invalidations,
+            cause: fault.as_ref().map(|fault| Chain(&**fault).to_string()),
+            hint: status.diagnosis().map(|diagnosis| diagnosis.to_string()),
+        }
+    }
 }
 
 /// A request that has ended.

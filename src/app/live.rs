@@ -98,7 +98,7 @@ impl Live {
         // From here on nothing fails and nobody waits.
         self.proxy.replace(Arc::clone(&parts.snapshot));
         self.listeners.apply(opened, &compiled.server, parts.tls());
-        self.roster.replace(parts.credentials.clone());
+        self.roster.replace(parts.credentials.clone(), parts.cache.clone());
         if !postponed.is_empty() {
             tracing::warn!(keys = postponed.join(", "), "changed, and read only at a start: restart to have them");
         }

@@ -47,6 +47,7 @@ pub(super) struct Ground {
 pub(super) struct Parts {
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) credentials: Vec<Arc<dyn Credential>>,
+    pub(super) cache: Option<Arc<auth::TokenCache>>,
     known: auth::Known,
     way: Way,
     token: Option<(LocalSecret, Arc<CallerToken>)>,
@@ -141,6 +142,7 @@ impl Parts {
         if let Some(before) = before.filter(|before| before.way.is(&way)) {
             builder = builder.succeed(before.known.clone());
         }
+        let builder = builder.sharing(compiled.token_cache.as_ref(), &ground.roots)?;
         let schemes = builder.build(&compiled.schemes, &compiled.fields);
         let before_token = before.and_then(|before| before.token.as_ref());
         let token = token(compiled.proxy.caller_token.as_ref(), before_token, &ground.tasks)?;
@@ -156,8 +158,8 @@ impl Parts {
             (Some(identity), _) => Some(Shown::try_new(identity.clone(), &ground.tasks)?),
             (None, _) => None,
         };
-        let auth::Schemes { credentials, known, .. } = schemes;
-        Ok(Self { snapshot, credentials, known, way, token, shown })
+        let auth::Schemes { credentials, known, cache, .. } = schemes;
+        Ok(Self { snapshot, credentials, cache, known, way, token, shown })
     }
 
     /// What begins spans, and what sends them, where they are asked for. They go the way of token calls.

@@ -266,7 +266,7 @@ impl Source for ProviderSource {
         let expiry = credentials.expiry().map(|end| Expiry::at(end, now));
         let identity = Identity::from(credentials.clone());
         let about = About { principal, ..About::default() };
-        Ok(Fetched { value: AwsKeys { identity, credentials }, expiry, about })
+        Ok(Fetched { value: AwsKeys { identity, credentials }, expiry, about, life: None })
     }
 
     fn describe(&self) -> String {

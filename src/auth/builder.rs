@@ -16,13 +16,15 @@ use super::oauth::ClientCredentialsSource;
 use super::refreshing::{Refreshing, Source};
 use super::role::{Role, Sts};
 use super::secrets::{FieldSource, SecretReader};
+use super::shared::{self, Nodes, Shared, Transport};
 use super::spec::{
     AwsCredentials, AwsEnvironment, AwsSource, ClientCredentials, CognitoUser, Flow, Kind, SecretField, SecretSource,
     Spec, TokenSource,
 };
-use super::{Credential, Grants, Scheme, Schemes, Token, sigv4};
+use super::{Credential, Grants, Scheme, Schemes, SharedClient, Token, TokenCache, sigv4};
 use crate::clock::Clock;
 use crate::tasks::Tasks;
+use crate::tls::{ClientSettings, Fingerprint, SystemRoots, TlsError, fingerprint};
 
 /// What credentials are fetched with.
 #[derive(Clone, Debug)]
@@ -52,10 +54,19 @@ pub struct Builder {
 #[derive(Clone, Debug, Default)]
 pub struct Known {
     users: HashMap<CognitoUser, Arc<Refreshing<CognitoUserSource>>>,
-    clients: HashMap<ClientCredentials, Arc<Refreshing<ClientCredentialsSource>>>,
+    clients: HashMap<ClientCredentials, Arc<Refreshing<SharedClient>>>,
     sources: HashMap<(AwsSource, String), Arc<Refreshing<ProviderSource>>>,
     roles: HashMap<AwsCredentials, Arc<Refreshing<ProviderSource>>>,
     fields: HashMap<SecretSource, Arc<Refreshing<FieldSource>>>,
+    cache: Option<KnownCache>,
+}
+
+/// A shared store, and what it was made from: settings, and the content of the files that they name.
+#[derive(Clone, Debug)]
+struct KnownCache {
+    settings: shared::Settings,
+    files: Fingerprint,
+    cache: Arc<TokenCache>,
 }
 
 impl Builder {
@@ -69,6 +80,36 @@ impl Builder {
     #[must_use]
     pub fn succeed(self, before: Known) -> Self {
         Self { before, ..self }
+    }
+
+    /// Has client-credentials tokens shared through the store of `settings`, if any. Blocks while it reads a certificate
+    /// file. One that was known before is kept; tokens that were fetched before are kept in any case.
+    ///
+    /// # Errors
+    /// [`TlsError`]: the certificate file cannot be used.
+    pub fn sharing(mut self, settings: Option<&shared::Settings>, roots: &SystemRoots) -> Result<Self, TlsError> {
+        let Some(settings) = settings else { return Ok(self) };
+        let tls = match &settings.transport {
+            Transport::Plain => None,
+            Transport::Tls(tls) => Some(tls),
+        };
+        // Before the file is read, so that a change in between is taken for one the next time.
+        let files = tls.map_or_else(|| fingerprint(std::iter::empty()), ClientSettings::fingerprint);
+        let name: Arc<str> = "token_cache".into();
+        let username = self.optional_reader(&name, settings.username.as_ref());
+        let password = self.optional_reader(&name, settings.password.as_ref());
+        let kept = self.before.cache.take().filter(|kept| kept.settings == *settings && kept.files == files);
+        let cache = if let Some(kept) = kept {
+            kept.cache
+        } else {
+            let tls = tls.map(|tls| roots.client_config(tls, &[])).transpose()?.map(Arc::new);
+            let tasks = self.means.tasks.clone();
+            let nodes = Nodes::new(settings, tls, [username, password], tasks.clone());
+            TokenCache::new(nodes, settings.timeout, tasks)
+        };
+        self.built.cache = Some(Arc::clone(&cache));
+        self.known.cache = Some(KnownCache { settings: settings.clone(), files, cache });
+        Ok(self)
     }
 
     /// Builds all of `specs` and `fields`, in order.
@@ -131,13 +172,17 @@ impl Builder {
         secret.map(|secret| self.reader(name, secret))
     }
 
-    fn client(&mut self, name: &Arc<str>, client: &ClientCredentials) -> Arc<Refreshing<ClientCredentialsSource>> {
+    fn client(&mut self, name: &Arc<str>, client: &ClientCredentials) -> Arc<Refreshing<SharedClient>> {
         if let Some(shared) = self.known.clients.get(client) {
             return Arc::clone(shared);
         }
         let secret = self.reader(name, &client.client_secret);
-        let source = ClientCredentialsSource::new(self.means.control.clone(), client.clone(), secret);
+        let own = ClientCredentialsSource::new(self.means.control.clone(), client.clone(), secret);
+        let source = Shared::new(own, self.built.cache.clone(), self.means.clock.clone());
         let kept = self.before.clients.remove(client);
+        if let Some(kept) = &kept {
+            kept.source().share_through(self.built.cache.clone());
+        }
         let token = self.start(Arc::clone(name), kept, source);
         self.known.clients.insert(client.clone(), Arc::clone(&token));
         token

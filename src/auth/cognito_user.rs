@@ -231,7 +231,7 @@ impl CognitoUserSource {
         let life = lifetime_claim(&id_token).map_or(access_life, |id_life| id_life.min(access_life));
         let value = UserTokens { access: Secret::from(access_token.as_str()), id: Secret::from(id_token.as_str()) };
         let about = About { principal: Some(self.user.username.clone()), scopes: scope_claim(&access_token) };
-        Ok(Fetched { value, expiry: Some(Expiry::after(now, life)), about })
+        Ok(Fetched { value, expiry: Some(Expiry::after(now, life)), about, life: None })
     }
 
     /// `SECRET_HASH`, where the app client has a secret (aws.md D3).

@@ -38,6 +38,7 @@ impl FetchError {
             }
             Self::Throttled { .. } => Diagnosis::of(Cause::ServiceThrottled),
             Self::Failing { .. } => Diagnosis::of(Cause::ServiceFailing),
+            Self::AnotherFailed { .. } => Diagnosis::of(Cause::ServiceFailing).or(Cause::ClientRefused),
             Self::Malformed { .. } => Diagnosis::of(Cause::TokenUnusable),
             Self::Unsigned { .. } => Diagnosis::of(Cause::CredentialFailed),
             Self::Login(error) => match &**error {

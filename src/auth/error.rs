@@ -105,6 +105,12 @@ pub enum FetchError {
         #[source]
         source: Unavailable,
     },
+    /// Another member of the fleet asked a moment ago, and was not given it.
+    #[error("{asked_for}: another sidecar has just asked for it in vain; the fleet asks again together")]
+    AnotherFailed {
+        /// What was asked for.
+        asked_for: String,
+    },
     /// There are no AWS credentials where they were looked for.
     #[error("no AWS credentials were found in {from}")]
     NoSource {
@@ -234,6 +240,7 @@ impl FetchError {
             | Self::Failing { .. }
             // Asking costs nothing: the other one has a hold-off of its own.
             | Self::NoBase { .. }
+            | Self::AnotherFailed { .. }
             | Self::Malformed { .. } => Permanence::Passing,
         }
     }
@@ -254,6 +261,7 @@ impl FetchError {
             | Self::TimedOut { .. }
             | Self::Refused { .. }
             | Self::Malformed { .. }
+            | Self::AnotherFailed { .. }
             | Self::NoSource { .. }
             | Self::SsoSession { .. }
             | Self::Unsigned { .. }

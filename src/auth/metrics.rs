@@ -13,6 +13,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
 use super::Roster;
+use super::shared::CacheStatus;
 
 /// Shows all credentials of a config. One label value a credential.
 #[derive(Debug)]
@@ -71,6 +72,26 @@ impl Collector for CredentialMetrics {
                 ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
             }
         }
-        Ok(())
+        self.credentials.cache().map_or(Ok(()), |cache| encode_cache(&cache, &mut encoder))
     }
+}
+
+/// Label values: five ways, ten causes.
+fn encode_cache(cache: &CacheStatus, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+    let help = "0 while the token cache fails and tokens are fetched without it";
+    let metric = encoder.encode_descriptor("token_cache_up", help, None, MetricType::Gauge)?;
+    ConstGauge::new(i64::from(!cache.is_shunned())).encode(metric)?;
+    let help = "Tokens that were wanted, by how they came";
+    let mut family = encoder.encode_descriptor("token_cache_tokens", help, None, MetricType::Counter)?;
+    for (way, count) in &cache.ways {
+        ConstCounter::new(*count).encode(family.encode_family(&[("way", way.as_str())])?)?;
+    }
+    let help = "Failed calls of the token cache, by cause";
+    let mut family = encoder.encode_descriptor("token_cache_errors", help, None, MetricType::Counter)?;
+    for (cause, count) in &cache.errors {
+        ConstCounter::new(*count).encode(family.encode_family(&[("cause", *cause)])?)?;
+    }
+    let help = "Shared tokens that this sidecar took out because an API refused them";
+    let metric = encoder.encode_descriptor("token_cache_invalidations", help, None, MetricType::Counter)?;
+    ConstCounter::new(cache.invalidations).encode(metric)
 }

@@ -21,6 +21,7 @@ pub mod refusal;
 pub mod request;
 pub mod role;
 pub mod secrets;
+pub mod shared;
 pub mod sigv4;
 pub mod spec;
 pub mod srp;
@@ -44,6 +45,7 @@ use self::oauth::ClientCredentialsSource;
 use self::refreshing::{Lease, Refreshing, Source, Status, Unavailable};
 use self::request::{Grant, Unsigned};
 use self::secrets::FieldSource;
+use self::shared::{CacheStatus, Shared};
 use self::spec::{Coverage, UserToken};
 use crate::secret::Secret;
 
@@ -60,10 +62,13 @@ enum Grants {
     SigV4 { keys: Arc<Refreshing<ProviderSource>>, scope: sigv4::Scope },
 }
 
+/// A client whose tokens a fleet may share.
+type SharedClient = Shared<ClientCredentialsSource>;
+
 /// What a token is lent by.
 #[derive(Debug)]
 enum Token {
-    Client(Arc<Refreshing<ClientCredentialsSource>>),
+    Client(Arc<Refreshing<SharedClient>>),
     User(Arc<Refreshing<CognitoUserSource>>, UserToken),
 }
 
@@ -173,6 +178,8 @@ pub struct Schemes {
     pub fields: Vec<Arc<Refreshing<FieldSource>>>,
     /// Each credential once.
     pub credentials: Vec<Arc<dyn Credential>>,
+    /// The store that tokens are shared through.
+    pub cache: Option<Arc<TokenCache>>,
     /// The same by their settings, for a config that takes this one's place.
     pub known: Known,
 }
@@ -184,26 +191,35 @@ pub async fn tried(credentials: &[Arc<dyn Credential>]) {
     }
 }
 
-/// The credentials of the config that is served now.
+/// The credentials of the config that is served now, and what a fleet shares them through.
 #[derive(Clone, Debug, Default)]
-pub struct Roster(Arc<Mutex<All>>);
+pub struct Roster(Arc<Mutex<(All, Option<Arc<TokenCache>>)>>);
 
 type All = Arc<[Arc<dyn Credential>]>;
 
+/// The shared store of the config.
+pub type TokenCache = shared::TokenCache<shared::Nodes>;
+
 impl Roster {
     /// These credentials.
-    pub fn new(credentials: Vec<Arc<dyn Credential>>) -> Self {
-        Self(Arc::new(Mutex::new(credentials.into())))
+    pub fn new(credentials: Vec<Arc<dyn Credential>>, cache: Option<Arc<TokenCache>>) -> Self {
+        Self(Arc::new(Mutex::new((credentials.into(), cache))))
     }
 
     /// Has these take the place of those before.
-    pub fn replace(&self, credentials: Vec<Arc<dyn Credential>>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = credentials.into();
+    pub fn replace(&self, credentials: Vec<Arc<dyn Credential>>, cache: Option<Arc<TokenCache>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (credentials.into(), cache);
     }
 
     /// All of them.
     pub fn all(&self) -> All {
-        Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner).0)
+    }
+
+    /// How the shared store fares, where there is one.
+    pub fn cache(&self) -> Option<CacheStatus> {
+        let cache = self.0.lock().unwrap_or_else(PoisonError::into_inner).1.clone();
+        cache.map(|cache| cache.status())
     }
 
     /// How each fares.

@@ -17,6 +17,7 @@ use super::control::{Answer, Control, without_query};
 use super::error::{FetchError, printable};
 use super::refreshing::{About, Fetched, Source, WhenExpired};
 use super::secrets::SecretReader;
+use super::shared::Issuer;
 use super::spec::{ClientAuth, ClientCredentials};
 use crate::clock::{Expiry, Moment};
 use crate::secret::Secret;
@@ -63,7 +64,7 @@ impl ClientCredentialsSource {
         Self { control, client, secret }
     }
 
-    async fn ask(&self, secret: &Secret, now: Moment) -> Result<Fetched<Secret>, FetchError> {
+    async fn ask_with(&self, secret: &Secret, now: Moment) -> Result<Fetched<Secret>, FetchError> {
         let (authorization, form) = self.request(secret);
         let answer = self.control.post_form(&self.client.token_url, authorization, form).await?;
         self.judge(&answer, secret, now)
@@ -99,7 +100,7 @@ impl ClientCredentialsSource {
         let Token { value, life, scopes } = read_token(&answer.body).map_err(malformed)?;
         self.compare_scopes(scopes.as_deref());
         let about = About { principal: Some(self.client.client_id.clone()), scopes };
-        Ok(Fetched { value, expiry: Some(Expiry::after(now, life)), about })
+        Ok(Fetched { value, expiry: Some(Expiry::after(now, life)), about, life: None })
     }
 
     fn refusal(&self, answer: &Answer, secret: &Secret) -> FetchError {
@@ -191,15 +192,7 @@ impl Source for ClientCredentialsSource {
 
     async fn fetch(&self, now: Moment) -> Result<Fetched<Secret>, FetchError> {
         let secret = self.secret.read().await?;
-        let outcome = self.ask(&secret, now).await;
-        if let Err(FetchError::Refused { code, .. }) = &outcome
-            && matches!(code.as_str(), "invalid_client" | "unauthorized_client")
-            // It may have been rotated between the reading and the asking.
-            && let Some(newer) = self.secret.other_than(&secret).await
-        {
-            return self.ask(&newer, now).await;
-        }
-        outcome
+        Issuer::ask(self, secret, now).await.1
     }
 
     fn describe(&self) -> String {
@@ -212,6 +205,29 @@ impl Source for ClientCredentialsSource {
 
     async fn has_changed(&self) -> bool {
         self.secret.has_changed().await
+    }
+}
+
+impl Issuer for ClientCredentialsSource {
+    fn client(&self) -> &ClientCredentials {
+        &self.client
+    }
+
+    async fn secret(&self) -> Result<Secret, FetchError> {
+        self.secret.read().await
+    }
+
+    async fn ask(&self, secret: Secret, now: Moment) -> (Secret, Result<Fetched<Secret>, FetchError>) {
+        let outcome = self.ask_with(&secret, now).await;
+        if let Err(FetchError::Refused { code, .. }) = &outcome
+            && matches!(code.as_str(), "invalid_client" | "unauthorized_client")
+            // It may have been rotated between the reading and the asking.
+            && let Some(newer) = self.secret.other_than(&secret).await
+        {
+            let outcome = self.ask_with(&newer, now).await;
+            return (newer, outcome);
+        }
+        (secret, outcome)
     }
 }
 

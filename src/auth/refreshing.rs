@@ -73,6 +73,9 @@ pub trait Source: Send + Sync + 'static {
         std::future::ready(false)
     }
 
+    /// An upstream refused this one, which was fetched here last.
+    fn refused(&self, _value: &Self::Value) {}
+
     /// Whose it is, where that takes a call of its own to find out; `None` where it does not, or is not told.
     fn owner(&self, _value: &Self::Value) -> impl Future<Output = Option<String>> + Send {
         std::future::ready(None)
@@ -97,12 +100,14 @@ pub struct Fetched<V> {
     pub expiry: Option<Expiry>,
     /// What may be shown of it.
     pub about: About,
+    /// The whole of its life, where another has fetched it and a part of that is over.
+    pub life: Option<Duration>,
 }
 
 impl<V> Fetched<V> {
     /// A credential of which nothing more is known.
     pub fn new(value: V, expiry: Option<Expiry>) -> Self {
-        Self { value, expiry, about: About::default() }
+        Self { value, expiry, about: About::default(), life: None }
     }
 }
 
@@ -186,6 +191,11 @@ impl<S: Source> Refreshing<S> {
         credential
     }
 
+    /// Where it comes from.
+    pub(super) fn source(&self) -> &S {
+        &self.source
+    }
+
     /// Calls it `name` from now on.
     pub(super) fn rename(&self, name: Arc<str>) {
         self.name.store(Arc::new(name));
@@ -226,6 +236,11 @@ impl<S: Source> Refreshing<S> {
     /// The upstream refused this credential: it is fetched again soon, but not because of each of many refusals.
     pub fn reject(&self, generation: u64) {
         let now = self.clock.now();
+        if let Some(held) = &self.state.load().held
+            && held.lease.generation == generation
+        {
+            self.source.refused(&held.lease.value);
+        }
         self.state.rcu(|state| {
             let held = state.held.clone().map(|mut held| {
                 if held.lease.generation == generation {
@@ -414,7 +429,10 @@ impl<S: Source> Refreshing<S> {
     }
 
     fn accept(&self, fetched: Fetched<S::Value>, generation: u64, now: Moment) {
-        let life = fetched.expiry.map(|expiry| expiry.left(now));
+        let left = fetched.expiry.map(|expiry| expiry.left(now));
+        // All members of a fleet count from the same moment: their refreshes are spread over the life of one token.
+        let life = left.map(|left| fetched.life.unwrap_or(left).max(left));
+        let behind = life.unwrap_or_default().saturating_sub(left.unwrap_or_default());
         let recovered = self.state.load().failure.is_some();
         self.state.store(Arc::new(State {
             held: Some(Held {
@@ -422,7 +440,7 @@ impl<S: Source> Refreshing<S> {
                 expiry: fetched.expiry,
                 about: fetched.about,
                 life,
-                fetched_at: now.monotonic,
+                fetched_at: now.monotonic.checked_sub(behind).unwrap_or(now.monotonic),
                 reserve: life.unwrap_or_default().mul_f64(1.0 - refresh_point()),
                 near_end: NEAR_END.min(life.unwrap_or_default() / 5),
                 forced: None,

@@ -33,11 +33,12 @@ use self::init::InitArgs;
 use self::migrate::MigrateArgs;
 use self::origin::{ConfigFile, Origin, Purpose};
 use self::wait::WaitArgs;
-use crate::app::{Ended, Sidecar, Surroundings, try_credentials};
+use crate::app::{Ended, Sidecar, Surroundings, try_cache, try_credentials};
 use crate::auth::refreshing::Chain;
 use crate::capacity::Machine;
 use crate::clock::Clock;
 use crate::config::{self, Compiled, Environment};
+use crate::diagnosis::Evidence;
 use crate::proxy::explain::explain;
 use crate::reload::Reloader;
 use crate::server::Handed;
@@ -297,6 +298,9 @@ fn check(compiled: &Compiled, online: bool) -> ExitCode {
     if let Some(traces) = &compiled.traces {
         let _infallible = writeln!(text, "spans of requests go to {}", traces.endpoint);
     }
+    if let Some(cache) = &compiled.token_cache {
+        let _infallible = writeln!(text, "tokens are shared through {cache}");
+    }
     let number = compiled.routes.len();
     let _infallible = writeln!(text, "ok: {number} {}", if number == 1 { "route" } else { "routes" });
     if !online {
@@ -311,7 +315,21 @@ fn check(compiled: &Compiled, online: bool) -> ExitCode {
     for (status, owner) in &statuses {
         let _infallible = writeln!(text, "{}", status.report(clock.now().wall, owner.as_deref()));
     }
-    let all = statuses.iter().all(|(status, _)| status.usable);
+    let cache = match runtime().map(|runtime| runtime.block_on(Box::pin(try_cache(compiled, &clock)))) {
+        Ok(Ok(cache)) => cache,
+        Ok(Err(error)) => return complain(&Chain(&error), FAILED),
+        Err(error) => return complain(&format!("starting the runtime: {error}"), FAILED),
+    };
+    let is_shared = match &cache {
+        None => true,
+        Some(Ok(())) => writeln!(text, "token cache: can be used").is_ok(),
+        Some(Err(error)) => {
+            let hint = error.diagnose().hint(Evidence::Withheld);
+            let _infallible = writeln!(text, "token cache: {}\n  {hint}", Chain(error));
+            false
+        }
+    };
+    let all = is_shared && statuses.iter().all(|(status, _)| status.usable);
     say(&text, if all { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }
 

@@ -17,6 +17,7 @@ mod route;
 mod secret;
 mod sigv4;
 mod size;
+mod token_cache;
 mod traces;
 mod upstream;
 mod url;
@@ -72,7 +73,7 @@ impl<'a> Context<'a> {
 
 /// Compiles `raw`. The result means something only if no error was noted.
 pub(super) fn compile(raw: RawConfig, context: &mut Context<'_>) -> Compiled {
-    let RawConfig { proxy, admin, log, traces, upstream, auth, routes } = raw;
+    let RawConfig { proxy, admin, log, traces, upstream, auth, token_cache: raw_cache, routes } = raw;
     let defaults = upstream::transport(&upstream, context);
     let (listens, admin) = listen::check(&proxy, admin, &routes, context);
     forward::refuse_self(&defaults.egress, &listens.tcp, upstream.proxy.span, context);
@@ -81,6 +82,7 @@ pub(super) fn compile(raw: RawConfig, context: &mut Context<'_>) -> Compiled {
     let caller_token = proxy.caller_token.as_ref().and_then(|token| caller::token("caller_token", token, context));
     upstream::check_budget(&upstream, &routes, &proxy.buffer_budget, context);
     let mut auths = auth::compile(&auth, context);
+    let token_cache = token_cache::compile(&raw_cache, context);
     let routes = route::compile(routes, &mut auths, context);
     let schemes = auths.finish(context);
     let traces = traces::compile(&traces, context);
@@ -116,6 +118,7 @@ pub(super) fn compile(raw: RawConfig, context: &mut Context<'_>) -> Compiled {
             buffer_wait: proxy.buffer_wait.value,
         },
         aws: environment::aws(context),
+        token_cache,
         routes,
         schemes,
         fields: std::mem::take(&mut context.fields),

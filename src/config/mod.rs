@@ -100,6 +100,8 @@ pub struct Compiled {
     pub egress: egress::Egress,
     /// What the environment says about AWS credentials.
     pub aws: auth::spec::AwsEnvironment,
+    /// What tokens are shared through.
+    pub token_cache: Option<auth::shared::Settings>,
     /// In the order of the file; never empty.
     pub routes: Vec<route::Route>,
     /// What routes authorise with; one for each pair of `[auth]` table and region that a route uses.

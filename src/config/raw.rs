@@ -42,6 +42,7 @@ pub const SECTIONS: &[Section] = &[
     Section { header: "[auth.NAME]", kind: Some("client-credentials"), keys: RawClientCredentials::KEYS },
     Section { header: "[auth.NAME]", kind: Some("cognito-user"), keys: RawCognitoUser::KEYS },
     Section { header: "[auth.NAME]", kind: Some("sigv4"), keys: RawSigV4::KEYS },
+    Section { header: "[token_cache]", kind: None, keys: RawTokenCache::KEYS },
     Section { header: "[[route]]", kind: None, keys: RawRoute::KEYS },
     Section { header: "[[route]]", kind: None, keys: RawUpstream::KEYS },
 ];
@@ -348,6 +349,26 @@ table! {
 }
 
 table! {
+    /// A Redis or Valkey through which a fleet shares the tokens of its client-credentials tables, encrypted.
+    struct RawTokenCache {
+        /// rediss://HOST:PORT, or redis:// on loopback; `/N` behind it selects a database. Without it nothing is shared.
+        url: Text;
+        /// The user, where the server has an ACL; the default user, if left out.
+        username: RawFieldValue;
+        /// And its password, or the server's.
+        password: RawSecret;
+        /// PEM file with roots that are trusted besides the system's.
+        ca_file: Text;
+        /// Whether the server is a node of a cluster, which sends on to others.
+        cluster: bool = "false";
+        /// In front of all keys; whoever has the same credentials and another prefix shares nothing.
+        prefix: Text = r#""countersign""#;
+        /// What all calls for one token may take together; after it the sidecar fetches by itself.
+        timeout: Duration = r#""250ms""#;
+    }
+}
+
+table! {
     /// Which requests go where, and how they are authorised.
     struct RawRoute {
         /// Unique name, for logs and metrics; derived from `host` and `path`, if left out.
@@ -415,6 +436,7 @@ pub(super) struct RawConfig {
     pub(super) traces: RawTraces,
     pub(super) upstream: RawUpstream,
     pub(super) auth: Map<RawAuth>,
+    pub(super) token_cache: RawTokenCache,
     pub(super) routes: Vec<At<RawRouteEntry>>,
 }
 
@@ -532,7 +554,7 @@ const IDENTITY_POOL: Key = Key {
     doc: " An identity of a Cognito identity pool.\n",
 };
 const CREDENTIALS_KEYS: &[Key] = &[PROFILE, STATIC, IDENTITY_POOL];
-const ROOT: [&str; 7] = ["proxy", "admin", "log", "traces", "upstream", "auth", "route"];
+const ROOT: [&str; 8] = ["proxy", "admin", "log", "traces", "upstream", "auth", "token_cache", "route"];
 
 /// Whether `name` is a key or table of ours, of any section.
 pub(super) fn is_key(name: &str) -> bool {

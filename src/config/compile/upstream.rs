@@ -1,5 +1,6 @@
 //! How an upstream is reached: addresses, timeouts, TLS files.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use http::uri::Scheme;
@@ -33,15 +34,8 @@ pub(super) struct Transport {
 
 /// Checks the files that `raw` names. What a route inherits is looked at again and noted once.
 pub(super) fn transport(raw: &RawUpstream, context: &mut Context<'_>) -> Transport {
-    let ca_file = raw.ca_file.as_ref().map(|name| (name, context.file(&name.value)));
-    let mut tls = ClientSettings { ca_file: None, identity: None, http2: raw.http2.value };
-    if let Some((name, path)) = ca_file {
-        let settings = ClientSettings { ca_file: Some(path.clone()), ..ClientSettings::default() };
-        if let Err(error) = settings.check() {
-            refuse_file("ca_file", name.span, &path.display().to_string(), &error, context);
-        }
-        tls.ca_file = Some(path);
-    }
+    let ca_file = ca_file(raw.ca_file.as_ref(), context);
+    let mut tls = ClientSettings { ca_file, identity: None, http2: raw.http2.value };
     if let (Some(cert), Some(key)) = (&raw.client_cert, &raw.client_key) {
         let identity = Identity { cert: context.file(&cert.value), key: context.file(&key.value) };
         check_identity(&identity, ("client_cert", cert.span), ("client_key", key.span), context);
@@ -72,6 +66,17 @@ fn answers(raw: &RawUpstream, context: &mut Context<'_>) -> Answers {
         fields,
         interim: u32::try_from(interim).unwrap_or(u32::MAX),
     }
+}
+
+/// The file of further roots, after noting what is wrong with it.
+pub(super) fn ca_file(name: Option<&At<Text>>, context: &mut Context<'_>) -> Option<PathBuf> {
+    let name = name?;
+    let path = context.file(&name.value);
+    let settings = ClientSettings { ca_file: Some(path.clone()), ..ClientSettings::default() };
+    if let Err(error) = settings.check() {
+        refuse_file("ca_file", name.span, &path.display().to_string(), &error, context);
+    }
+    Some(path)
 }
 
 /// What the key `proxy` means here.

@@ -122,7 +122,7 @@ async fn a_body_is_read_into_the_reader_and_what_is_behind_it_is_kept() {
     let next = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
     let (body, mut buffer) = (vec![b'x'; 100_000], vec![0; 30_000]);
     client.write_all(&[&head[..], &body, next].concat()).await.unwrap();
-    let mut gate = Gate::new(server, TIMERS, Arc::default());
+    let mut gate = Gate::new(server, None, TIMERS, Arc::default());
     let mut read = 0;
     let whole = head.len() + 100_000;
     while read < whole {
@@ -139,7 +139,7 @@ async fn a_body_is_read_into_the_reader_and_what_is_behind_it_is_kept() {
 async fn pipelined_requests_wait_outside() {
     let (mut client, server) = duplex(4096);
     let stream = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".repeat(10_000);
-    let mut gate = Gate::new(server, TIMERS, Arc::default());
+    let mut gate = Gate::new(server, None, TIMERS, Arc::default());
     let (most, requests) = (AtomicUsize::new(0), AtomicUsize::new(0));
     tokio::join!(
         async {
@@ -168,7 +168,7 @@ async fn silence_is_measured_from_where_it_matters() {
     let timed_out = async |stream: &'static [u8]| {
         let (mut client, server) = duplex(4096);
         client.write_all(stream).await.unwrap();
-        let mut gate = Gate::new(server, TIMERS, Arc::default());
+        let mut gate = Gate::new(server, None, TIMERS, Arc::default());
         let begun = Instant::now();
         let mut buffer = [0; 4096];
         loop {
@@ -188,7 +188,7 @@ async fn silence_is_measured_from_where_it_matters() {
 #[tokio::test(start_paused = true)]
 async fn a_client_that_still_sends_is_given_time_to_read_its_answer() {
     let (mut client, server) = duplex(64);
-    let mut gate = Gate::new(server, TIMERS, Arc::default());
+    let mut gate = Gate::new(server, None, TIMERS, Arc::default());
     let begun = Instant::now();
     let upload = vec![b'x'; 100_000];
     let (sent, ()) = tokio::join!(client.write_all(&upload), async {
@@ -199,7 +199,7 @@ async fn a_client_that_still_sends_is_given_time_to_read_its_answer() {
     sent.unwrap();
     assert!(begun.elapsed() >= LINGER && begun.elapsed() < 2 * LINGER, "{:?}", begun.elapsed());
     let (mut client, server) = duplex(64);
-    let mut gate = Gate::new(server, TIMERS, Arc::default());
+    let mut gate = Gate::new(server, None, TIMERS, Arc::default());
     let begun = Instant::now();
     client.shutdown().await.unwrap();
     gate.shutdown().await.unwrap();
