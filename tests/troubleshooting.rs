@@ -72,13 +72,14 @@ fn the_troubleshooting_page_is_the_table_of_causes() {
     assert!(written == page, "{FILE} is old: run `BLESS=1 cargo test --test troubleshooting`");
 }
 
-/// Causes that no stand-in can bring about; `diagnosis` has unit tests of them.
+/// Causes that no stand-in can bring about; `auth::diagnose` and `diagnosis::transport` have unit tests of them.
 const UNPROVOKED: [&str; 2] = ["credential-failed", "network-unreachable"];
 
 #[test]
 fn every_cause_is_provoked_by_a_test() {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
-    let files = ["answers", "credentials", "logins", "signatures", "way"].map(|name| format!("it/causes/{name}.rs"));
+    let files =
+        ["answers", "cache", "credentials", "logins", "signatures", "way"].map(|name| format!("it/causes/{name}.rs"));
     let files = files.into_iter().chain(["cli/causes.rs", "cli/credentials.rs"].map(ToOwned::to_owned));
     let text: String = files.map(|file| std::fs::read_to_string(tests.join(file)).unwrap()).collect();
     let named = |code: &str| text.contains(&format!("\"{code}\"")) || text.contains(&format!("{code}: "));

@@ -1,6 +1,7 @@
-//! What the program says of itself: logs, and the last requests.
+//! What the program says of itself: logs, traces, and the last requests.
 //!
-//! Metrics live with the modules that count; all are shown by one registry. Imports `clock`.
+//! Metrics live with the modules that count; all are shown by one registry. Imports `clock`, `message`,
+//! `secret`.
 
 mod access;
 pub mod history;
@@ -10,3 +11,4 @@ pub mod log;
 pub mod pace;
 pub mod phases;
 mod terminal;
+pub mod traces;

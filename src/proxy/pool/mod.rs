@@ -4,6 +4,7 @@
 //! without a task of its own. A connection that closes just as it is reused cannot hang a request (deps.md 4.1). And a
 //! request that was not sent comes back whole, so that it may be sent again. Imports `route`, `tls`, `tasks`, `message`.
 
+mod census;
 mod checkout;
 mod connection;
 mod dial;
@@ -22,8 +23,10 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use http::uri::Scheme;
+use prometheus_client::collector::Collector;
 use tokio::time::Instant;
 
+use self::census::Census;
 use self::checkout::Ready;
 pub use self::checkout::{Answered, Checkout, Form};
 use self::connection::H1;
@@ -48,15 +51,19 @@ pub struct Pool {
     roots: SystemRoots,
     tasks: Tasks,
     names: Names,
-    /// Those that a snapshot holds, and with what in their certificate files.
-    origins: Mutex<HashMap<Origin, (Fingerprint, Weak<Connections>)>>,
+    census: Census,
     tls: Mutex<HashMap<ClientSettings, (Fingerprint, Arc<rustls::ClientConfig>)>>,
 }
 
 impl Pool {
     /// An empty pool, which looks names up in `names`.
     pub fn new(roots: SystemRoots, tasks: Tasks, names: Names) -> Self {
-        Self { roots, tasks, names, origins: Mutex::default(), tls: Mutex::default() }
+        Self { roots, tasks, names, census: Census::default(), tls: Mutex::default() }
+    }
+
+    /// Counts the connections, for the metrics.
+    pub fn census(&self) -> impl Collector + use<> {
+        self.census.clone()
     }
 
     /// The connections of `origin`, shared by all routes that have an equal one, those of a config before this one among
@@ -66,14 +73,14 @@ impl Pool {
     /// [`TlsError`] when its certificate files cannot be used.
     pub fn origin(&self, origin: &Origin) -> Result<Arc<Connections>, TlsError> {
         let files = origin.tls.fingerprint();
-        let mut origins = lock(&self.origins);
+        let mut origins = lock(&self.census.origins);
         let known = origins.get(origin).filter(|(then, _)| *then == files);
         if let Some(known) = known.and_then(|(_, known)| known.upgrade()) {
             return Ok(known);
         }
         let tls = if origin.scheme == Scheme::HTTPS { Some(self.tls(&origin.tls, files)?) } else { None };
         let dialer = Dialer::new(origin.clone(), tls, self.tasks.clone(), self.names.clone());
-        let connections = Arc::new(Connections::by(dialer));
+        let connections = Arc::new(Connections::by(dialer.counted(self.census.tally(origin))));
         self.tasks.spawn("pool-reaper", reap(Arc::downgrade(&connections), origin.pool_idle_timeout));
         origins.retain(|_, (_, connections)| connections.strong_count() > 0);
         origins.insert(origin.clone(), (files, Arc::downgrade(&connections)));
@@ -206,6 +213,12 @@ impl Connections {
     /// What it is called in `Host`.
     pub fn host(&self) -> &HeaderValue {
         &self.host
+    }
+
+    /// How many wait for a request.
+    fn idle(&self) -> usize {
+        let kept = lock(&self.kept);
+        kept.idle.len() + kept.shared.iter().filter(|shared| shared.is_idle()).count()
     }
 
     fn take_kept(&self, reuse: Reuse) -> Option<Ready> {
