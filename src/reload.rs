@@ -192,7 +192,12 @@ fn files(config: &Compiled) -> BTreeSet<PathBuf> {
         Transport::Plain => None,
         Transport::Tls(tls) => Some(tls),
     });
-    std::iter::once(&config.control).chain(cache).chain(upstreams).flat_map(ClientSettings::files).map(Path::to_owned).collect()
+    std::iter::once(&config.control)
+        .chain(cache)
+        .chain(upstreams)
+        .flat_map(ClientSettings::files)
+        .map(Path::to_owned)
+        .collect()
 }
 
 fn fingerprint(files: &BTreeSet<PathBuf>) -> Fingerprint {

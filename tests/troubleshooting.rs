@@ -78,7 +78,8 @@ const UNPROVOKED: [&str; 2] = ["credential-failed", "network-unreachable"];
 #[test]
 fn every_cause_is_provoked_by_a_test() {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
-    let files = ["answers", "credentials", "logins", "signatures", "way"].map(|name| format!("it/causes/{name}.rs"));
+    let files =
+        ["answers", "cache", "credentials", "logins", "signatures", "way"].map(|name| format!("it/causes/{name}.rs"));
     let files = files.into_iter().chain(["cli/causes.rs", "cli/credentials.rs"].map(ToOwned::to_owned));
     let text: String = files.map(|file| std::fs::read_to_string(tests.join(file)).unwrap()).collect();
     let named = |code: &str| text.contains(&format!("\"{code}\"")) || text.contains(&format!("{code}: "));

@@ -73,7 +73,7 @@ pub(super) fn parts(report: &Report) -> Parts {
         ("trouble", trouble(report)),
         ("tiles", tiles(report)),
         ("routes", routes::table(report)),
-        ("credentials", credentials::cards(&report.credentials, report.now)),
+        ("credentials", credentials::cards(&report.credentials, report.token_cache.as_ref(), report.now)),
         ("causes", causes::list(&report.causes)),
     ])
 }
@@ -153,6 +153,15 @@ fn trouble(report: &Report) -> String {
             _ => "cannot be fetched; requests that need it get 503",
         };
         put!(text, "<li><b>Credential {}</b> {what}.</li>", Text(&credential.name));
+    }
+    if let Some(cache) = report.token_cache.as_ref().filter(|cache| cache.state != "in-use") {
+        let what = match cache.state {
+            "failing" => "fails; each sidecar fetches its tokens by itself until it is back",
+            _ => "has an entry that cannot be read; it is written anew",
+        };
+        put!(text, "<li><b>The token cache {}</b> {what}.", Text(&cache.store));
+        credentials::why(&mut text, cache.cause.as_deref(), cache.hint.as_deref());
+        text.push_str("</li>");
     }
     for route in &report.routes {
         let recent = &route.traffic.recent;

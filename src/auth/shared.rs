@@ -242,7 +242,9 @@ impl<S: Issuer, T: Store> Shared<S, T> {
                 cache.behind(async move |cache| {
                     let Some((bytes, entry)) = entry else { return };
                     let entry = Sealed { bytes: &bytes, life: entry.life };
-                    if cache.call(cache.deadline(), cache.store().publish(keys.name(), &fence, entry)).await == Some(true) {
+                    if cache.call(cache.deadline(), cache.store().publish(keys.name(), &fence, entry)).await
+                        == Some(true)
+                    {
                         cache.mended();
                     }
                 });
@@ -265,7 +267,12 @@ impl<S: Issuer, T: Store> Shared<S, T> {
     }
 
     /// Fetches without a lease. Where the store is in order the token is put there, if there is none.
-    async fn ask_alone(&self, cache: &Arc<TokenCache<T>>, secret: Secret, way: Way) -> Result<Fetched<Secret>, FetchError> {
+    async fn ask_alone(
+        &self,
+        cache: &Arc<TokenCache<T>>,
+        secret: Secret,
+        way: Way,
+    ) -> Result<Fetched<Secret>, FetchError> {
         let (used, outcome) = self.own.ask(secret, self.clock.now()).await;
         let fetched = outcome?;
         cache.count(way);

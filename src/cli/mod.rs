@@ -345,7 +345,13 @@ fn explain_request(compiled: &Compiled, method: Method, url: Uri, headers: Vec<(
     }
     let now = Clock::system().now().wall;
     match explain(&compiled.proxy, &compiled.routes, &compiled.schemes, request, now) {
-        Ok(explanation) => say(&explanation.to_string(), ExitCode::SUCCESS),
+        Ok(explanation) => {
+            let mut text = explanation.to_string();
+            if let (Some(cache), true) = (&compiled.token_cache, explanation.has_client_token()) {
+                let _infallible = writeln!(text, "shares     its token through {cache}");
+            }
+            say(&text, ExitCode::SUCCESS)
+        }
         Err(error) => {
             let code = error.code();
             complain(&format!("{} {}: {}", code.status().as_u16(), code.as_str(), Chain(&error)), FAILED)

@@ -196,6 +196,14 @@ fn amz_date(time: SystemTime) -> String {
     format!("{digits}Z")
 }
 
+impl Explanation<'_> {
+    /// Whether it is authorised by the token of an OAuth2 client, which a fleet may share.
+    pub fn has_client_token(&self) -> bool {
+        let Self::Sent(sent) = self else { return false };
+        matches!(sent.spec.map(|spec| &spec.kind), Some(Kind::Bearer(Bearer { token: TokenSource::Client(_), .. })))
+    }
+}
+
 impl fmt::Display for Explanation<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sent = match self {

@@ -23,7 +23,10 @@ def page(start, gateway, token_endpoint) -> str:
         configuration(
             # Nobody listens there: the metrics are there all the same.
             '[traces]\nendpoint = "http://127.0.0.1:1/v1/traces"\n',
-            route(gateway, "/signed", "/prod", "session"), route(gateway, "/bearer", "/bearer", "bearer"), token_url=token_endpoint.url
+            '[token_cache]\nurl = "redis://127.0.0.1:9"\n',
+            route(gateway, "/signed", "/prod", "session"),
+            route(gateway, "/bearer", "/bearer", "bearer"),
+            token_url=token_endpoint.url,
         )
     )
     for path in (b"/signed/x", b"/bearer/x", b"/nowhere"):

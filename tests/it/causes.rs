@@ -1,6 +1,7 @@
 //! Why a request failed: each failure provoked at a stand-in, and its cause read from the answer and the log.
 
 mod answers;
+mod cache;
 mod credentials;
 mod logins;
 mod signatures;

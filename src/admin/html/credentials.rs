@@ -2,12 +2,12 @@
 
 use std::fmt::Write as _;
 
-use super::super::report::Credential;
+use super::super::report::{Credential, TokenCache};
 use super::super::time::Stamp;
 use super::{Text, likely, put, span, spark};
 
 /// One card a credential.
-pub(super) fn cards(credentials: &[Credential], now: Stamp) -> String {
+pub(super) fn cards(credentials: &[Credential], cache: Option<&TokenCache>, now: Stamp) -> String {
     if credentials.is_empty() {
         return "<p class=\"empty\">No route has an auth, so there is no credential to keep fresh.</p>".to_owned();
     }
@@ -16,6 +16,18 @@ pub(super) fn cards(credentials: &[Credential], now: Stamp) -> String {
         card(&mut text, credential, now);
     }
     text.push_str("</ul>");
+    if let Some(TokenCache { store, tokens, .. }) = cache {
+        let count = |way: &str| tokens.get(way).copied().unwrap_or_default();
+        put!(
+            text,
+            "<p class=\"kind\">Tokens of clients are shared through <code>{}</code>: {} were found there, {} fetched for \
+             all, {} fetched without it.</p>",
+            Text(store),
+            count("found") + count("waited"),
+            count("fetched"),
+            count("alone") + count("impatient")
+        );
+    }
     text
 }
 
@@ -62,8 +74,7 @@ fn card(text: &mut String, credential: &Credential, now: Stamp) {
     put!(text, "<dt>Tries</dt><dd>{} good, {} failed</dd></dl>", credential.fetches, credential.failures);
     if let Some(cause) = &credential.cause {
         put!(text, "<div class=\"why\"><p><b>The last try failed.</b></p>");
-        likely(text, credential.hint.as_deref());
-        put!(text, "<pre>{}</pre>", Text(cause));
+        why(text, Some(cause), credential.hint.as_deref());
         if let Some(next) = credential.next_try {
             let wait = next.seconds_since(now);
             let when = if wait == 0 { "when it is needed".to_owned() } else { format!("in {}", span(wait)) };
@@ -72,6 +83,14 @@ fn card(text: &mut String, credential: &Credential, now: Stamp) {
         text.push_str("</div>");
     }
     text.push_str("</li>");
+}
+
+/// What is probably behind a failure, and its own words.
+pub(super) fn why(text: &mut String, cause: Option<&str>, hint: Option<&str>) {
+    likely(text, hint);
+    if let Some(cause) = cause {
+        put!(text, "<pre>{}</pre>", Text(cause));
+    }
 }
 
 fn real(count: u64) -> f64 {

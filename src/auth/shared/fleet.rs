@@ -23,13 +23,13 @@ struct Books {
     second: (u64, u32),
 }
 
-struct Client {
+struct Teller {
     begun: Instant,
     client: ClientCredentials,
     books: Arc<Mutex<Books>>,
 }
 
-impl Source for Client {
+impl Source for Teller {
     type Value = Secret;
     const WHEN_EXPIRED: WhenExpired = WhenExpired::Refuse;
 
@@ -42,7 +42,7 @@ impl Source for Client {
     }
 }
 
-impl Issuer for Client {
+impl Issuer for Teller {
     fn client(&self) -> &ClientCredentials {
         &self.client
     }
@@ -85,7 +85,7 @@ async fn run(members: u32, shelf: Option<Shelf>) -> Day {
     let clock = Clock::from_fn(move || noon() + begun.elapsed());
     let (tasks, books) = (Tasks::default(), Arc::<Mutex<Books>>::default());
     let member = |_| {
-        let own = Client { begun, client: client(), books: Arc::clone(&books) };
+        let own = Teller { begun, client: client(), books: Arc::clone(&books) };
         let cache = shelf.clone().map(|shelf| TokenCache::new(shelf, Duration::from_millis(250), tasks.clone()));
         Refreshing::start("m".into(), Shared::<_, Shelf>::new(own, cache, clock.clone()), clock.clone(), &tasks)
     };
@@ -117,7 +117,9 @@ async fn run(members: u32, shelf: Option<Shelf>) -> Day {
 
 #[tokio::test(start_paused = true)]
 async fn a_fleet_of_any_size_asks_for_one_token_at_a_time() {
-    println!("| sidecars | | all have a token after | refused calls until then | token requests a day | dollars a day | a month | calls of the cache a day |");
+    println!(
+        "| sidecars | | all have a token after | refused calls until then | token requests a day | dollars a day | a month | calls of the cache a day |"
+    );
     for members in [10, 100, 2_000, 10_000] {
         for shelf in [None, Some(Shelf::default())] {
             let shares = shelf.is_some();
@@ -125,7 +127,9 @@ async fn a_fleet_of_any_size_asks_for_one_token_at_a_time() {
             let dollars = requests / 1000.0 * PRICE;
             println!(
                 "| {members} | {} | {:.1} s | {refused} | {requests:.0} | ${dollars:.2} | ${:.2} | {:.0} |",
-                if shares { "shared" } else { "each its own" }, served.as_secs_f64(), dollars * 30.0,
+                if shares { "shared" } else { "each its own" },
+                served.as_secs_f64(),
+                dollars * 30.0,
                 f64::from(calls) * 86_400.0 / WATCHED.as_secs_f64(),
             );
             if shares {

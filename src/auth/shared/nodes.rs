@@ -9,12 +9,11 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, RedisConnectionInfo, RedisError, ServerErrorKind};
+use redis::{AsyncConnectionConfig, Cmd, FromRedisValue, RedisConnectionInfo, RedisError};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
@@ -244,27 +243,23 @@ impl Nodes {
             Ok(answer) => return Answered::Well(answer),
             Err(error) => error,
         };
-        let is_new = !used_before && *node == self.server;
-        match error.kind() {
-            ErrorKind::Server(ServerErrorKind::Moved) if self.layout == Layout::Cluster => {
-                match moved_to(&error, node) {
-                    Some(other) => Answered::Elsewhere(other),
-                    None => Answered::Badly(StoreError::Malformed { server: node.clone() }),
-                }
-            }
-            // Its name may lead to another server by now.
-            ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown | ServerErrorKind::BusyLoading) => {
-                self.forget(node);
-                let error = in_words(node, &error);
-                if is_new { Answered::Badly(error) } else { Answered::Stale(error) }
-            }
-            _ if error.is_io_error() || error.is_connection_dropped() => {
-                self.forget(node);
-                let error = in_words(node, &error);
-                if is_new { Answered::Badly(error) } else { Answered::Stale(error) }
-            }
-            _ => Answered::Badly(in_words(node, &error)),
+        if error.code() == Some("MOVED") && self.layout == Layout::Cluster {
+            return match moved_to(&error, node) {
+                Some(other) => Answered::Elsewhere(other),
+                None => Answered::Badly(StoreError::Malformed { server: node.clone() }),
+            };
         }
+        // The connection is over, or its name may lead to another server by now.
+        let is_stale = error.is_io_error()
+            || error.is_connection_dropped()
+            || matches!(error.code(), Some("READONLY" | "MASTERDOWN" | "LOADING"));
+        let is_new = !used_before && *node == self.server;
+        let words = in_words(node, &error);
+        if !is_stale {
+            return Answered::Badly(words);
+        }
+        self.forget(node);
+        if is_new { Answered::Badly(words) } else { Answered::Stale(words) }
     }
 
     /// A connection to `node`, and whether it was used before.
@@ -450,8 +445,7 @@ async fn dial(node: &HostPort) -> io::Result<TcpStream> {
     };
     let mut failed = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in addresses {
-        let attempt = pin!(TcpStream::connect(address));
-        match attempt.await {
+        match TcpStream::connect(address).await {
             Ok(stream) => {
                 // A command is written whole; waiting to fill a packet would only add latency.
                 stream.set_nodelay(true)?;

@@ -5,6 +5,7 @@
 //! tells nothing, and ciphertext (AES-256-GCM) that nobody without the secret can forge. An old entry that is put back
 //! still opens: who reads it judges its end and generation. Imports `secret`.
 
+use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
@@ -84,8 +85,11 @@ impl Keys {
         };
         let seal = RandomizedNonceKey::new(&AES_256_GCM, &*derived(b"seal")?).ok()?;
         let name = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &*derived(b"name")?), &fingerprint);
-        let name = name.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-        Some(Self { name, seal, fingerprint })
+        let mut hex = String::with_capacity(64);
+        for byte in name.as_ref() {
+            write!(hex, "{byte:02x}").ok()?;
+        }
+        Some(Self { name: hex, seal, fingerprint })
     }
 
     /// What the store calls the entry, without the prefix.

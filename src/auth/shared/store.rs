@@ -30,7 +30,12 @@ pub trait Store: Send + Sync + 'static {
     fn rest(&self, slot: &str, fence: &str, pause: Duration) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
     /// The entry for `life`, and the end of the lease; false if that is another's by now, who will write a newer one.
-    fn publish(&self, slot: &str, fence: &str, entry: Sealed<'_>) -> impl Future<Output = Result<bool, StoreError>> + Send;
+    fn publish(
+        &self,
+        slot: &str,
+        fence: &str,
+        entry: Sealed<'_>,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
     /// The entry, where there is none.
     fn offer(&self, slot: &str, entry: Sealed<'_>) -> impl Future<Output = Result<bool, StoreError>> + Send;

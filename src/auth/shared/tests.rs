@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -21,8 +21,8 @@ pub(super) struct Shelf(Arc<Books>);
 #[derive(Default)]
 struct Books {
     /// By slot: entries and leases, and their ends.
-    entries: Mutex<HashMap<String, (Vec<u8>, Instant)>>,
-    leases: Mutex<HashMap<String, (String, Instant)>>,
+    entries: Mutex<BTreeMap<String, (Vec<u8>, Instant)>>,
+    leases: Mutex<BTreeMap<String, (String, Instant)>>,
     /// The code of the error that all calls end with.
     fails: Mutex<Option<&'static str>>,
     hangs: AtomicBool,
@@ -190,14 +190,14 @@ struct Endpoint {
     seconds: Mutex<BTreeMap<u64, u32>>,
 }
 
-struct Client {
+struct Teller {
     endpoint: Arc<Endpoint>,
     client: ClientCredentials,
     secret: Arc<Mutex<String>>,
     begun: Instant,
 }
 
-impl Source for Client {
+impl Source for Teller {
     type Value = Secret;
     const WHEN_EXPIRED: WhenExpired = WhenExpired::Refuse;
 
@@ -211,7 +211,7 @@ impl Source for Client {
     }
 }
 
-impl Issuer for Client {
+impl Issuer for Teller {
     fn client(&self) -> &ClientCredentials {
         &self.client
     }
@@ -245,7 +245,7 @@ struct Fleet {
     begun: Instant,
 }
 
-type Member = Arc<Refreshing<Shared<Client, Shelf>>>;
+type Member = Arc<Refreshing<Shared<Teller, Shelf>>>;
 
 pub(super) fn client() -> ClientCredentials {
     ClientCredentials {
@@ -279,7 +279,7 @@ impl Fleet {
             if seconds < 0 { now - by } else { now + by }
         });
         let (endpoint, secret) = (Arc::clone(&self.endpoint), Arc::clone(&self.secret));
-        let own = Client { endpoint, client: client(), secret, begun };
+        let own = Teller { endpoint, client: client(), secret, begun };
         let cache = TokenCache::new(self.shelf.clone(), LIMIT, self.tasks.clone());
         let shared = Shared::new(own, Some(Arc::clone(&cache)), clock.clone());
         (Refreshing::start("m".into(), shared, clock, &self.tasks), cache)
@@ -541,7 +541,8 @@ async fn no_clock_is_trusted_alone() {
     let (behind, _) = fleet.skewed(-600);
     assert_eq!(token(&behind).await, "token-1");
     let status = behind.status();
-    let left = status.expires.unwrap().duration_since(noon() + fleet.begun.elapsed() - Duration::from_secs(600)).unwrap();
+    let left =
+        status.expires.unwrap().duration_since(noon() + fleet.begun.elapsed() - Duration::from_mins(10)).unwrap();
     assert!(left <= HOUR, "{left:?}");
     // Ten minutes ahead: earlier by that.
     let (ahead, _) = fleet.skewed(600);

@@ -63,7 +63,11 @@ pub(super) fn compile(raw: &RawTokenCache, context: &mut Context<'_>) -> Option<
         Ok(url) => url,
         Err(error) => {
             let problem = context.problems.error(text.span, format!("`url` {error}"));
-            problem.help(if matches!(error, UrlError::Userinfo) { "use the keys `username` and `password`" } else { FORM });
+            problem.help(if matches!(error, UrlError::Userinfo) {
+                "use the keys `username` and `password`"
+            } else {
+                FORM
+            });
             return None;
         }
     };
@@ -104,18 +108,15 @@ fn username(value: &At<RawFieldValue>, context: &mut Context<'_>) -> Option<Secr
     }
 }
 
-/// Where a key stands that means nothing without `url`.
+/// Where a key stands that says where the store is, or how to be let in. Defaults may be written out.
 fn written(raw: &RawTokenCache) -> Option<Span> {
-    let RawTokenCache { url: _, username, password, ca_file, cluster, prefix, timeout } = raw;
+    let RawTokenCache { url: _, username, password, ca_file, cluster: _, prefix: _, timeout: _ } = raw;
     let given = [
         username.as_ref().map(|at| at.span),
         password.as_ref().map(|at| at.span),
         ca_file.as_ref().map(|at| at.span),
-        Some(cluster.span),
-        Some(prefix.span),
-        Some(timeout.span),
     ];
-    given.into_iter().flatten().find(|span| span.is_written())
+    given.into_iter().flatten().next()
 }
 
 fn parse(text: &Text) -> Result<Url, UrlError> {

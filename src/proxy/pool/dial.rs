@@ -125,7 +125,8 @@ impl Dialer {
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(answers.head)
-            .handshake(TokioIo::new(Counted::new(stream, answers.interim)))
+            // Large, and part of every request that waits for a connection.
+            .handshake(TokioIo::new(Box::new(Counted::new(stream, answers.interim))))
             .await
             .map_err(UpstreamError::Http)?;
         let open = self.tally.open();
