@@ -1,12 +1,12 @@
 # `make test` is the whole test run; it installs what it needs in this folder, and Debian packages when it is root.
-.PHONY: test rust interop demo lint fmt setup fuzz soak strain dist
+.PHONY: test rust interop demo lint fmt setup fuzz soak strain dist bench instructions
 
 VENV := tests/interop/.venv
 BINARY := target/release/countersign
 # nextest where it is installed, cargo's own runner elsewhere.
 RUNNER := $(shell cargo nextest --version >/dev/null 2>&1 && echo "nextest run" || echo "test")
 
-test: rust demo interop
+test: rust demo interop instructions
 
 rust:
 	cargo $(RUNNER) --workspace --locked
@@ -32,6 +32,16 @@ SOAK_SECONDS ?= 3600
 SOAK_RPS ?= 300
 soak:
 	SOAK_SECONDS=$(SOAK_SECONDS) SOAK_RPS=$(SOAK_RPS) cargo test --release --locked --test it -- --ignored --nocapture soak::
+
+# Instructions and allocations of one request, which must not grow unnoticed; see benches/instructions.py.
+instructions: setup
+	cargo build --release --locked --bin countersign
+	python3 benches/instructions.py $(BINARY)
+
+# What requests cost, beside nginx and other proxies; see benches/bench.py. BENCH=quick takes a few minutes.
+bench:
+	cargo build --profile dist --locked --bin countersign
+	python3 benches/bench.py $(if $(filter quick,$(BENCH)),--quick) target/dist/countersign
 
 # More than it can take, in the sizes of security.md T83 to T87, T91 and T103; prints its figures. Wants slowhttptest, and
 # root for control groups.

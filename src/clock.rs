@@ -3,6 +3,8 @@
 //! A credential's life is judged by the wall clock and by the monotonic clock, and it is over when either says so: the
 //! monotonic one stands still while a laptop sleeps, the wall one jumps when somebody sets it. Imports nothing of ours.
 
+pub mod civil;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

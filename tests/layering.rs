@@ -40,7 +40,7 @@ const ROOMS: [(&[&str], &[&str]); 26] = [
     // Resource limits, signals that are passed on, and clients that are gone.
     (&["rustix"], &["capacity.rs", "cli/exec.rs", "server/orphan.rs"]),
     (&["hyper", "server"], &["server/"]),
-    (&["arc_swap"], &["proxy/", "sync.rs", "tls/serving.rs"]),
+    (&["arc_swap"], &["proxy/", "auth/builder.rs", "auth/mod.rs", "auth/signer.rs", "sync.rs", "tls/serving.rs"]),
 ];
 /// The same for the standard library.
 const ENVIRONMENT: (&[&str], &[&str]) = (&["std", "env"], &["cli/"]);

@@ -418,3 +418,80 @@ fn every_signed_set_of_fields_verifies_and_only_unreadable_ones_are_refused() {
         refused.get()
     );
 }
+
+/// Signs the same request with the signer of requests under way and with AWS's own.
+fn compare_signers(cases: u32) {
+    let token = "IQoJb3JpZ2luX2VjE+/==";
+    let worlds = [
+        Signer::new(None, PayloadSigning::Signed),
+        Signer::new(Some(token), PayloadSigning::Signed),
+        Signer::new(Some(token), PayloadSigning::Unsigned),
+    ];
+    // One for all cases, as in the proxy: what it keeps of one request must not show in the next.
+    let signers = [0, 1, 2].map(|world: usize| countersign::auth::signer::Signer::new(worlds[world].scope.clone()));
+    let authorities = [AUTHORITY, "api.example:8443", "[::1]:9000"].map(Authority::from_static);
+    let methods = [Method::GET, Method::POST, Method::DELETE, Method::from_bytes(b"PURGE").unwrap()];
+    let hashes = [None, Some(Sha256Hex::of_nothing()), Some(Sha256Hex::of(b"body"))];
+    let signed = Cell::new(0);
+    let what = (target(), fields(), any::<bool>(), any::<bool>(), 0..4_usize);
+    let whom = (0..3_usize, 0..3_usize, 0..3_usize, 0..4_000_000_000_u64, 0..3_u64);
+    check(cases, (what, whom), |(what, whom)| {
+        let ((text, _), fields, canonical, stripped, method) = what;
+        let (world, authority, hash, time, generation) = *whom;
+        let Ok(mut target) = PathAndQuery::try_from(text.as_str()) else { return Ok(()) };
+        if *canonical {
+            // As it goes out; the others are what may never come.
+            let Some(query) = target.query().map(canonical_query).transpose().ok() else { return Ok(()) };
+            let query = query.map(|query| format!("?{query}")).unwrap_or_default();
+            target = PathAndQuery::try_from(format!("{}{query}", target.path())).unwrap();
+        }
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(HeaderName::from_static(name), HeaderValue::from_bytes(value).unwrap());
+        }
+        if *stripped {
+            strip_request(&mut headers, CallerIdentity::Replaced, |_| {});
+        }
+        let request = Unsigned {
+            method: &methods[*method],
+            authority: &authorities[authority],
+            path_and_query: &target,
+            headers: &headers,
+            payload: hashes[hash].as_ref(),
+        };
+        let identity = &worlds[world].identity;
+        // Days that come again, and others.
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(if time % 2 == 0 { time } else { time % 200_000 });
+        let theirs = authorize(&request, identity, &worlds[world].scope, now);
+        let ours = signers[world].authorize(&request, identity, generation, now);
+        match (ours, theirs) {
+            (Ok(mut ours), Ok(mut theirs)) => {
+                for fields in [&mut ours, &mut theirs] {
+                    fields.sort_by_key(|(name, _)| name.to_string());
+                }
+                prop_assert_eq!(&ours, &theirs);
+                let marks = |fields: &[(HeaderName, HeaderValue)]| -> Vec<bool> {
+                    fields.iter().map(|(_, value)| value.is_sensitive()).collect()
+                };
+                prop_assert_eq!(marks(&ours), marks(&theirs));
+                signed.set(signed.get() + 1);
+            }
+            (Err(AuthError::Unsignable(_)), Err(AuthError::Unsignable(_))) => {}
+            (Err(AuthError::Signing(_)), Err(AuthError::Signing(_))) => {}
+            (ours, theirs) => prop_assert!(false, "{ours:?} and {theirs:?}"),
+        }
+        Ok(())
+    });
+    assert!(signed.get() > cases / 3, "only {} of {cases} were signed", signed.get());
+}
+
+#[test]
+fn requests_are_signed_as_aws_sigv4_signs_them() {
+    compare_signers(20_000);
+}
+
+#[test]
+#[ignore = "minutes: cargo test --release --test targets -- --ignored"]
+fn a_million_requests_are_signed_as_aws_sigv4_signs_them() {
+    compare_signers(1_000_000);
+}

@@ -6,6 +6,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
+
 use super::aws::{Files, Finder, Place, Provider, ProviderSource, StaticKeys};
 use super::aws_json::AwsJson;
 use super::cognito_user::{CognitoUserSource, Readers};
@@ -17,6 +19,7 @@ use super::refreshing::{Refreshing, Source};
 use super::role::{Role, Sts};
 use super::secrets::{FieldSource, SecretReader};
 use super::shared::{self, Nodes, Shared, Transport};
+use super::signer::Signer;
 use super::spec::{
     AwsCredentials, AwsEnvironment, AwsSource, ClientCredentials, CognitoUser, Flow, Kind, SecretField, SecretSource,
     Spec, TokenSource,
@@ -123,14 +126,15 @@ impl Builder {
                     },
                     header: bearer.header.clone(),
                     scheme: bearer.scheme.clone(),
+                    last: ArcSwapOption::empty(),
                 },
                 Kind::SigV4(sigv4) => Grants::SigV4 {
                     keys: self.aws(&spec.name, &sigv4.credentials, &sigv4.region),
-                    scope: sigv4::Scope {
+                    signer: Signer::new(sigv4::Scope {
                         region: sigv4.region.clone(),
                         service: sigv4.service.clone(),
                         payload: sigv4.payload,
-                    },
+                    }),
                 },
             };
             self.built.schemes.push(Arc::new(Scheme { name: Arc::clone(&spec.name), grants }));

@@ -110,7 +110,8 @@ impl Scheme {
                 let token = value.strip_prefix(scheme.as_str()).unwrap_or(value).trim_start();
                 Auth::Token { claims: Claims::read(token), header: header.as_str().to_owned(), scheme: scheme.clone() }
             }
-            Grants::SigV4 { keys, scope } => {
+            Grants::SigV4 { keys, signer } => {
+                let scope = signer.scope();
                 let (mut key_id, mut session_token) = (None, Shown::No);
                 for value in secrets.filter_map(|value| value.to_str().ok()) {
                     match value.split_once("Credential=").filter(|_| value.starts_with("AWS4-")) {
@@ -128,7 +129,7 @@ impl Scheme {
     pub fn scope(&self) -> Option<&super::sigv4::Scope> {
         match &self.grants {
             Grants::Bearer { token: Token::Client(_) | Token::User(..), .. } => None,
-            Grants::SigV4 { scope, .. } => Some(scope),
+            Grants::SigV4 { signer, .. } => Some(signer.scope()),
         }
     }
 }

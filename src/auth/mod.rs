@@ -22,6 +22,7 @@ pub mod request;
 pub mod role;
 pub mod secrets;
 pub mod shared;
+pub mod signer;
 pub mod sigv4;
 pub mod spec;
 pub mod srp;
@@ -33,6 +34,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwapOption;
 use http::{HeaderName, HeaderValue};
 use tokio::time::Instant;
 
@@ -46,6 +48,7 @@ use self::refreshing::{Lease, Refreshing, Source, Status, Unavailable};
 use self::request::{Grant, Unsigned};
 use self::secrets::FieldSource;
 use self::shared::{CacheStatus, Shared};
+use self::signer::Signer;
 use self::spec::{Coverage, UserToken};
 use crate::secret::Secret;
 
@@ -58,8 +61,15 @@ pub struct Scheme {
 
 #[derive(Debug)]
 enum Grants {
-    Bearer { token: Token, header: HeaderName, scheme: String },
-    SigV4 { keys: Arc<Refreshing<ProviderSource>>, scope: sigv4::Scope },
+    Bearer { token: Token, header: HeaderName, scheme: String, last: ArcSwapOption<Written> },
+    SigV4 { keys: Arc<Refreshing<ProviderSource>>, signer: Signer },
+}
+
+/// A token as the value of its field: a large text, written once for all requests that carry it.
+#[derive(Debug)]
+struct Written {
+    generation: u64,
+    value: HeaderValue,
 }
 
 /// A client whose tokens a fleet may share.
@@ -80,6 +90,14 @@ impl Token {
                 let Lease { value, generation } = login.get_within(limit).await?;
                 Ok(Lease { value: value.get(*which).clone(), generation })
             }
+        }
+    }
+
+    /// Which one would be lent now, if it can be had at once.
+    fn generation(&self) -> Option<u64> {
+        match self {
+            Self::Client(client) => client.generation(),
+            Self::User(login, _) => login.generation(),
         }
     }
 
@@ -108,7 +126,7 @@ impl Scheme {
     pub fn coverage(&self) -> Coverage {
         match &self.grants {
             Grants::Bearer { .. } => Coverage::Token,
-            Grants::SigV4 { scope, .. } => Coverage::Signature(scope.payload),
+            Grants::SigV4 { signer, .. } => Coverage::Signature(signer.scope().payload),
         }
     }
 
@@ -124,15 +142,21 @@ impl Scheme {
         now: impl Fn() -> SystemTime,
     ) -> Result<Grant, AuthError> {
         match &self.grants {
-            Grants::Bearer { token, header, scheme } => {
-                let lease = token.get(limit).await.map_err(|missing| self.unavailable(missing))?;
-                let value = bearer(header, scheme, &lease.value)?;
-                Ok(Grant::new(vec![(header.clone(), value)], lease.generation))
+            Grants::Bearer { token, header, scheme, last } => {
+                let known = token.generation();
+                if let Some(written) = last.load().as_ref().filter(|last| Some(last.generation) == known) {
+                    return Ok(Grant::new(vec![(header.clone(), written.value.clone())], written.generation));
+                }
+                let Lease { value, generation } =
+                    token.get(limit).await.map_err(|missing| self.unavailable(missing))?;
+                let value = bearer(header, scheme, &value)?;
+                last.store(Some(Arc::new(Written { generation, value: value.clone() })));
+                Ok(Grant::new(vec![(header.clone(), value)], generation))
             }
-            Grants::SigV4 { keys, scope } => {
+            Grants::SigV4 { keys, signer } => {
                 let lease = keys.get_within(limit).await.map_err(|missing| self.unavailable(missing))?;
                 let begun = Instant::now();
-                let fields = sigv4::authorize(request, &lease.value.identity, scope, now())?;
+                let fields = signer.authorize(request, &lease.value.identity, lease.generation, now())?;
                 Ok(Grant::signed(fields, lease.generation, begun.elapsed()))
             }
         }

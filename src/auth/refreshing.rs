@@ -233,6 +233,12 @@ impl<S: Source> Refreshing<S> {
         self.wait(now.monotonic + limit).await
     }
 
+    /// Which credential would be lent now; `None` where one would have to be waited for.
+    pub fn generation(&self) -> Option<u64> {
+        let state = self.state.load();
+        state.held.as_ref().filter(|held| !held.is_near_end(self.clock.now())).map(|held| held.lease.generation)
+    }
+
     /// The upstream refused this credential: it is fetched again soon, but not because of each of many refusals.
     pub fn reject(&self, generation: u64) {
         let now = self.clock.now();

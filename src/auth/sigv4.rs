@@ -1,7 +1,9 @@
 //! Signature Version 4 of one request, by the rules that API Gateway checks (aws.md A1 to A4).
 //!
 //! The signed set is ours and small: `host`, every `x-amz-*` field that is sent, `content-type`, the date and the session
-//! token. What a later hop may change is never signed. `aws-sigv4` computes; nothing is applied here. Imports `auth::request`.
+//! token. What a later hop may change is never signed. `aws-sigv4` computes; nothing is applied here. Requests under way
+//! have a faster signer, `auth::signer`; this one signs calls of our own and is what that one is measured by. Imports
+//! `auth::request`.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -14,6 +16,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use super::error::AuthError;
 use super::request::Unsigned;
 use super::spec::PayloadSigning;
+
+/// With those that the signer adds.
+const USUAL_FIELDS: usize = 8;
 
 /// What a signature is for.
 #[derive(Clone, Debug)]
@@ -83,7 +88,8 @@ fn settings(payload: PayloadSigning) -> SigningSettings {
 
 /// The fields to sign, besides those that the signer adds.
 pub(super) fn signed_fields<'a>(request: &Unsigned<'a>) -> Result<Vec<(&'a str, &'a str)>, AuthError> {
-    let mut fields = vec![("host", request.authority.as_str())];
+    let mut fields = Vec::with_capacity(USUAL_FIELDS);
+    fields.push(("host", request.authority.as_str()));
     for (name, value) in request.headers {
         let must_be_signed = name.as_str().starts_with("x-amz-");
         if !must_be_signed && (name != header::CONTENT_TYPE || is_repeated(request.headers, name)) {

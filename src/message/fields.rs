@@ -2,10 +2,14 @@
 //!
 //! The rules are RFC 9110 7.6.1 and security.md 2.4 and 2.5. Imports nothing of ours.
 
+mod copied;
+
 use std::borrow::Cow;
 
 use http::Version;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+pub use self::copied::Copied;
 
 /// Our name in `Via` (RFC 9110 7.6.3); a request that already carries it has gone in a circle.
 const VIA_NAME: &str = "countersign";
@@ -39,6 +43,10 @@ pub enum CallerIdentity {
 /// `removed` is told each name, for `explain`.
 pub fn strip_request(headers: &mut HeaderMap, identity: CallerIdentity, mut removed: impl FnMut(&HeaderName)) {
     strip_nominated(headers, &mut removed);
+    // Each request has it; so there is mostly nothing left for `retain`, which has to keep a list.
+    if headers.remove(header::HOST).is_some() {
+        removed(&header::HOST);
+    }
     retain(headers, |name| !is_dropped_from_request(name, identity), &mut removed);
 }
 
@@ -56,6 +64,8 @@ pub fn forwarding(headers: &HeaderMap) -> Option<&HeaderName> {
 pub fn strip_response(headers: &mut HeaderMap, trailers: Trailers) {
     let chunked = headers.contains_key(header::TRANSFER_ENCODING);
     strip_nominated(headers, &mut |_| {});
+    // As most answers over HTTP/1.1 have it.
+    headers.remove(header::CONNECTION);
     retain(headers, |name| !is_dropped_from_response(name, trailers), &mut |_| {});
     if chunked {
         // RFC 9112 6.3: Transfer-Encoding overrides, and the length is not to be believed.
@@ -136,8 +146,9 @@ fn strip_nominated(headers: &mut HeaderMap, removed: &mut impl FnMut(&HeaderName
     if !headers.contains_key(header::CONNECTION) {
         return;
     }
-    let nominated: Vec<HeaderName> =
-        tokens(headers, &header::CONNECTION).filter_map(|token| token.parse().ok()).collect();
+    // The usual word; a field of that name does not travel on anyway.
+    let named = tokens(headers, &header::CONNECTION).filter(|token| !token.eq_ignore_ascii_case("keep-alive"));
+    let nominated: Vec<HeaderName> = named.filter_map(|token| token.parse().ok()).collect();
     for name in nominated {
         if headers.remove(&name).is_some() {
             removed(&name);

@@ -55,9 +55,22 @@ pub fn judge(status: StatusCode, headers: &mut HeaderMap) -> Result<Trust, Frami
             trust = Trust::Spent;
         }
     } else if let (Some(length), false) = (length, chunked) {
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        set_length(headers, length);
     }
     Ok(trust)
+}
+
+/// Leaves one line, in normal form: as it is, where there is no other and it is, as mostly.
+fn set_length(headers: &mut HeaderMap, length: u64) {
+    let mut lines = headers.get_all(header::CONTENT_LENGTH).iter();
+    let is_normal = |line: &HeaderValue| match line.as_bytes() {
+        [b'0'] => true,
+        digits @ [b'1'..=b'9', ..] => digits.iter().all(u8::is_ascii_digit),
+        _ => false,
+    };
+    if !matches!((lines.next(), lines.next()), (Some(line), None) if is_normal(line)) {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
 }
 
 fn length(headers: &HeaderMap) -> Result<Option<u64>, FramingError> {

@@ -12,17 +12,17 @@ use tokio::time::{Instant, sleep_until};
 
 use super::pool::{Answered, Connections, Reuse, Sent, Undelivered, UpstreamError};
 use super::record::Exchange;
-use super::rewrite::{Outbound, Purpose, Sealed};
-use crate::message::body::{Turn, Upload};
+use super::rewrite::{Purpose, Sealed};
+use crate::message::body::{OutboundBody, Turn, Upload};
 use crate::telemetry::phases::Phase;
 
 /// A request that got no answer.
 #[derive(Debug)]
 pub enum Failure {
-    /// Nothing of it was sent: it may go out once more.
-    Unsent(Box<Outbound>, UpstreamError),
+    /// Nothing of it was sent, here is its body: it may go out once more.
+    Unsent(OutboundBody, UpstreamError),
     /// There was no connection to send it on: it may go out once more.
-    Unreached(Box<Outbound>, UpstreamError),
+    Unreached(OutboundBody, UpstreamError),
     /// The upstream did not look at it: it may go out once more, whatever it is.
     Unprocessed(UpstreamError),
     /// It met a connection that was closing: it may go out once more if it is idempotent.
@@ -64,11 +64,11 @@ pub async fn send(
         Ok(checkout) => checkout,
         // Asking again would only let a name server change its mind.
         Err(error @ UpstreamError::OffLimits { .. }) => return Err(Failure::Final(error)),
-        Err(error) => return Err(Failure::Unreached(Box::new(sealed.unseal()), error)),
+        Err(error) => return Err(Failure::Unreached(sealed.into_body(), error)),
     };
     exchange.sending(checkout.connection());
     let (upload, purpose) = (sealed.upload(), sealed.purpose());
-    let (request, envelope) = sealed.into_request(checkout.form());
+    let request = sealed.into_request(connections.origin(), connections.host(), checkout.form());
     let answer = pin!(async {
         match purpose {
             Purpose::Answer => checkout.send(request).await.map(Answered::Response),
@@ -77,6 +77,8 @@ pub async fn send(
         }
     });
     tokio::select! {
+        // Without it a random number is drawn each time, for whom to ask first.
+        biased;
         outcome = answer => match outcome {
             // No `Upgrade` went out, so nobody is there to speak another protocol (security.md T37).
             Ok(Answered::Response(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
@@ -84,7 +86,7 @@ pub async fn send(
             }
             Ok(answered) => Ok(answered),
             Err(Undelivered { error, sent }) => Err(match sent {
-                Sent::Nothing(request) => Failure::Unsent(Box::new(envelope.reopen(*request)), error),
+                Sent::Nothing(request) => Failure::Unsent(request.into_body(), error),
                 Sent::Unprocessed => Failure::Unprocessed(error),
                 Sent::OnReusedConnection => Failure::Closing(error),
                 Sent::Something => Failure::Final(error),

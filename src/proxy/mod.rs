@@ -435,9 +435,13 @@ impl Proxy {
         let Delivered { answered, secrets, case } = self.deliver(outbound, to, exchange).await?;
         match (answered, handshake) {
             (Answered::Response(response), _) => {
-                // Waits for a body only where there may be something to take out of it, which is rare.
-                let passage = Box::pin(conceal::refusal(response, &secrets, to.route.body_idle_timeout));
-                let mut response = passage.await.map_err(ProxyError::Upstream)?;
+                let mut response = if conceal::is_refusal(response.status()) {
+                    // Rare, and large.
+                    let passage = Box::pin(conceal::refusal(response, &secrets, to.route.body_idle_timeout));
+                    passage.await.map_err(ProxyError::Upstream)?
+                } else {
+                    response.map(Passage::Streaming)
+                };
                 if let Some(case) = case {
                     let (head, body) = response.into_parts();
                     self.explain(case.diagnose(&head, &body, &secrets, to), exchange);
@@ -477,8 +481,7 @@ impl Proxy {
             };
             exchange.authorized(&grant);
             let generation = grant.generation();
-            let sealed = outbound.seal(grant);
-            let (spare, secrets) = (sealed.spare(), sealed.secrets());
+            let (sealed, spare) = outbound.seal(grant);
             let sent = self.clock.now();
             // A WebSocket's connection ends with it, so it begins with it too.
             let may_reuse = attempt == Attempt::First && sealed.purpose() == Purpose::Answer;
@@ -491,6 +494,7 @@ impl Proxy {
                     exchange.identified(GatewayIds::read(answered.headers()));
                     let failed = answered.status().is_client_error() || answered.status().is_server_error();
                     let case = failed.then(|| Box::new(Case::new(spare.without_body(), sent, self.clock.now())));
+                    let secrets = if failed { spare.secrets() } else { Secrets::default() };
                     let granted = Granted { scheme: scheme.as_deref(), generation, connections, offset, sent };
                     if let Some(again) = self.after_refusal(granted, &answered, attempt, spare).await {
                         again
@@ -549,10 +553,10 @@ async fn after_failure(
     connections: &Connections,
 ) -> Result<Outbound, UpstreamError> {
     match failure {
-        Failure::Unsent(again, _) => Ok(*again),
-        Failure::Unreached(again, error) => {
+        Failure::Unsent(body, _) => Ok(spare.with(body)),
+        Failure::Unreached(body, error) => {
             if connections.may_retry() {
-                Ok(*again)
+                Ok(spare.with(body))
             } else {
                 Err(error)
             }
@@ -574,7 +578,7 @@ fn broken_off(upload: &Upload, error: UpstreamError) -> ProxyError {
 /// An answer, and what is left of its request.
 struct Delivered {
     answered: Answered,
-    /// The secrets that the request carried.
+    /// The secrets that the request carried, where the answer is an error.
     secrets: Secrets,
     /// The request, where the answer has to be explained.
     case: Option<Box<Case>>,
@@ -645,6 +649,10 @@ impl Snapshot {
 
 /// 128 random bits, in hex: unlikely to repeat, no secret.
 fn new_request_id() -> HeaderValue {
-    HeaderValue::try_from(format!("{:032x}", fastrand::u128(..)))
-        .unwrap_or_else(|_not_hex| HeaderValue::from_static("0"))
+    let random = fastrand::u128(..);
+    let mut id = [b'0'; 32];
+    for (digit, shift) in id.iter_mut().zip((0..128).step_by(4)) {
+        *digit = b"0123456789abcdef".get((random >> shift & 0xf) as usize).copied().unwrap_or(b'0');
+    }
+    HeaderValue::from_bytes(&id).unwrap_or_else(|_not_hex| HeaderValue::from_static("0"))
 }

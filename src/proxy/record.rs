@@ -74,7 +74,10 @@ impl Exchange {
     ) -> Self {
         let lane = metrics.nowhere();
         let path = match log {
-            AccessLog::All => path.chars().take(LONGEST_LOGGED_PATH).collect(),
+            AccessLog::All => {
+                let end = path.floor_char_boundary(LONGEST_LOGGED_PATH);
+                path.get(..end).unwrap_or_default().to_owned()
+            }
             AccessLog::Faults => String::new(),
         };
         Self {

@@ -17,7 +17,7 @@ use super::pool::Form;
 use crate::auth::request::{Grant, Unsigned};
 use crate::auth::spec::{Coverage, PayloadSigning};
 use crate::message::body::{self, Budget, OutboundBody, Sha256Hex, Upload};
-use crate::message::fields::{self, CallerIdentity, IDEMPOTENCY_KEY, REQUEST_ID};
+use crate::message::fields::{self, CallerIdentity, Copied, IDEMPOTENCY_KEY, REQUEST_ID};
 use crate::message::target::{self, Target, TargetError};
 use crate::message::websocket::{UPGRADE, WEBSOCKET};
 use crate::route::{HeaderEdits, IdempotencyKeys, Origin, Route};
@@ -27,11 +27,17 @@ use crate::telemetry::traces::{Onward, State};
 /// A request on its way out, not yet authorised: nothing can send it.
 #[derive(Debug)]
 pub struct Outbound {
+    line: Line,
+    headers: HeaderMap,
+    body: OutboundBody,
+}
+
+/// What is known of a request besides its fields and its body.
+#[derive(Clone, Debug)]
+struct Line {
     origin: Arc<Origin>,
     method: Method,
     path_and_query: PathAndQuery,
-    headers: HeaderMap,
-    body: OutboundBody,
     payload: Option<Sha256Hex>,
     upload: Arc<Upload>,
     purpose: Purpose,
@@ -49,8 +55,12 @@ pub enum Purpose {
 /// A request that was authorised: nothing can change it.
 #[derive(Debug)]
 pub struct Sealed {
-    outbound: Outbound,
-    granted: Vec<HeaderName>,
+    method: Method,
+    path_and_query: PathAndQuery,
+    headers: HeaderMap,
+    body: OutboundBody,
+    upload: Arc<Upload>,
+    purpose: Purpose,
 }
 
 /// Rewrites `admitted` for `route`; reads and hashes the body if `coverage` says so.
@@ -78,7 +88,8 @@ pub async fn toward(
         (OutboundBody::streaming(incoming, route.upload_idle_timeout, route.replay_buffer, Arc::clone(&upload)), None)
     };
     let origin = Arc::clone(&route.upstream.origin);
-    Ok(Outbound { origin, method, path_and_query, headers, body, payload, upload, purpose: Purpose::Answer })
+    let line = Line { origin, method, path_and_query, payload, upload, purpose: Purpose::Answer };
+    Ok(Outbound { line, headers, body })
 }
 
 /// The path and query that go out.
@@ -144,11 +155,11 @@ impl Outbound {
     /// What an authoriser sees.
     pub fn unsigned(&self) -> Unsigned<'_> {
         Unsigned {
-            method: &self.method,
-            authority: &self.origin.authority,
-            path_and_query: &self.path_and_query,
+            method: &self.line.method,
+            authority: &self.line.origin.authority,
+            path_and_query: &self.line.path_and_query,
             headers: &self.headers,
-            payload: self.payload.as_ref(),
+            payload: self.line.payload.as_ref(),
         }
     }
 
@@ -175,87 +186,72 @@ impl Outbound {
 
     /// How far its body has come.
     pub fn upload(&self) -> &Arc<Upload> {
-        &self.upload
+        &self.line.upload
     }
 
     /// What it is sent for.
     pub fn purpose(&self) -> Purpose {
-        self.purpose
+        self.line.purpose
     }
 
     /// Makes it a WebSocket handshake of our own; the caller's has ended here like every hop-by-hop field. Neither
     /// field is signed.
     pub fn ask_for_websocket(&mut self) {
-        self.purpose = Purpose::WebSocket;
+        self.line.purpose = Purpose::WebSocket;
         self.headers.insert(header::CONNECTION, UPGRADE);
         self.headers.insert(header::UPGRADE, WEBSOCKET);
     }
 
-    /// Applies `grant`; from here on nothing changes.
-    pub fn seal(mut self, grant: Grant) -> Sealed {
-        let mut granted = Vec::new();
-        for (name, value) in grant.into_fields() {
-            self.headers.insert(&name, value);
-            granted.push(name);
+    /// Applies `grant`; from here on nothing changes. What a second send would need is put aside, as it was before the
+    /// grant: a signer would take the fields of an earlier one for the caller's.
+    pub(super) fn seal(mut self, grant: Grant) -> (Sealed, Spare) {
+        let (fields, granted) = (Copied::of(&self.headers), grant.into_fields());
+        for (name, value) in &granted {
+            self.headers.insert(name, value.clone());
         }
-        fields::strip_twins(&mut self.headers, |name| granted.iter().any(|ours| ours == name));
-        Sealed { outbound: self, granted }
+        fields::strip_twins(&mut self.headers, |name| granted.iter().any(|(ours, _)| ours == name));
+        let Self { line, headers, body } = self;
+        let again = body.replay();
+        let sealed = Sealed {
+            method: line.method.clone(),
+            path_and_query: line.path_and_query.clone(),
+            headers,
+            body,
+            upload: Arc::clone(&line.upload),
+            purpose: line.purpose,
+        };
+        (sealed, Spare { line, fields, granted, body: again })
     }
 }
 
 impl Sealed {
     /// How far its body has come.
     pub(super) fn upload(&self) -> Arc<Upload> {
-        Arc::clone(&self.outbound.upload)
+        Arc::clone(&self.upload)
     }
 
     /// What it is sent for.
     pub(super) fn purpose(&self) -> Purpose {
-        self.outbound.purpose
+        self.purpose
     }
 
-    /// What of it must not come back to the caller.
-    pub(super) fn secrets(&self) -> Secrets {
-        Secrets::of(&self.outbound.headers)
+    /// Its body, because there is nothing to send it on.
+    pub(super) fn into_body(self) -> OutboundBody {
+        self.body
     }
 
-    /// All that a second send would need.
-    pub(super) fn spare(&self) -> Spare {
-        let Outbound { origin, method, path_and_query, headers, body, payload, upload, purpose } = &self.outbound;
-        let again = Outbound {
-            origin: Arc::clone(origin),
-            method: method.clone(),
-            path_and_query: path_and_query.clone(),
-            headers: headers.clone(),
-            body: OutboundBody::empty(),
-            payload: payload.clone(),
-            upload: Arc::clone(upload),
-            purpose: *purpose,
-        };
-        Spare { again: again.without(&self.granted), body: body.replay() }
-    }
-
-    /// Takes it back, because there is nothing to send it on.
-    pub(super) fn unseal(self) -> Outbound {
-        self.outbound.without(&self.granted)
-    }
-
-    /// Writes it down in the connection's form. What is left serves to take it back.
-    pub(super) fn into_request(self, form: Form) -> (Request<OutboundBody>, Envelope) {
-        let Self { outbound, granted } = self;
-        let Outbound { origin, method, path_and_query, mut headers, mut body, payload, upload, purpose } = outbound;
+    /// Writes it down in the form of a connection to `origin`, whose name is `host`.
+    pub(super) fn into_request(self, origin: &Origin, host: &HeaderValue, form: Form) -> Request<OutboundBody> {
+        let Self { method, path_and_query, mut headers, mut body, upload: _, purpose: _ } = self;
         let mut uri = http::uri::Parts::default();
-        uri.path_and_query = Some(path_and_query.clone());
+        uri.path_and_query = Some(path_and_query);
         let version = match form {
             Form::Http1 | Form::Absolute => {
                 if form == Form::Absolute {
                     uri.scheme = Some(origin.scheme.clone());
                     uri.authority = Some(origin.authority.clone());
                 }
-                // An authority is a valid field value: both are printable ASCII.
-                if let Ok(host) = HeaderValue::from_str(origin.authority.as_str()) {
-                    headers.insert(header::HOST, host);
-                }
+                headers.insert(header::HOST, host.clone());
                 // RFC 9110 8.6: methods that usually carry content say so when there is none; hyper does not by itself,
                 // and some servers answer 411 without it.
                 if body.length() == Some(0) && matches!(method, Method::POST | Method::PUT | Method::PATCH) {
@@ -281,86 +277,55 @@ impl Sealed {
         *request.uri_mut() = Uri::from_parts(uri).unwrap_or_default();
         *request.version_mut() = version;
         *request.headers_mut() = headers;
-        (request, Envelope { origin, path_and_query, payload, upload, purpose, granted })
+        request
     }
 }
 
-/// A request that may have to be sent once more, but for its body.
+/// A request that may have to be sent once more. Its fields are those that it had before it was authorised.
 #[derive(Debug)]
 pub(super) struct Spare {
-    again: Outbound,
+    line: Line,
+    fields: Copied,
+    granted: Vec<(HeaderName, HeaderValue)>,
+    /// Where it can be had twice.
     body: Option<OutboundBody>,
 }
 
 impl Spare {
     /// Whether doing it twice is the same as once (RFC 9110 9.2.2); of other methods `keys` may say so.
     pub(super) fn is_idempotent(&self, keys: IdempotencyKeys) -> bool {
-        let by_key = keys == IdempotencyKeys::Trusted && self.again.headers.contains_key(IDEMPOTENCY_KEY);
-        self.again.method.is_idempotent() || by_key
+        let by_key = keys == IdempotencyKeys::Trusted && self.fields.contains(&IDEMPOTENCY_KEY);
+        self.line.method.is_idempotent() || by_key
+    }
+
+    /// What of the request must not come back to the caller.
+    pub(super) fn secrets(&self) -> Secrets {
+        let granted = self.granted.iter().map(|(_, value)| value).filter(|value| value.is_sensitive());
+        Secrets::new(granted.cloned().chain(self.fields.sensitive()).collect())
+    }
+
+    /// The request, not yet authorised, with `body`, which came back unsent.
+    pub(super) fn with(self, body: OutboundBody) -> Outbound {
+        Outbound { headers: self.fields.to_map(), line: self.line, body }
     }
 
     /// The request after its connection has failed, not yet authorised, if nothing of its body is lost.
-    pub(super) async fn recover(self) -> Option<Outbound> {
-        let body = match self.body {
+    pub(super) async fn recover(mut self) -> Option<Outbound> {
+        let body = match self.body.take() {
             Some(body) => body,
-            None => self.again.upload.recover().await?,
+            None => self.line.upload.recover().await?,
         };
-        Some(Outbound { body, ..self.again })
+        Some(self.with(body))
     }
 
     /// The request without its body, for what is said of its answer.
     pub(super) fn without_body(&self) -> Outbound {
-        let Outbound { origin, method, path_and_query, headers, body: _, payload, upload, purpose } = &self.again;
-        Outbound {
-            origin: Arc::clone(origin),
-            method: method.clone(),
-            path_and_query: path_and_query.clone(),
-            headers: headers.clone(),
-            body: OutboundBody::empty(),
-            payload: payload.clone(),
-            upload: Arc::clone(upload),
-            purpose: *purpose,
-        }
+        Outbound { headers: self.fields.to_map(), line: self.line.clone(), body: OutboundBody::empty() }
     }
 
     /// The request, not yet authorised, if its whole body is still at hand.
-    pub(super) fn into_outbound(self) -> Option<Outbound> {
-        let body = self.body.or_else(|| self.again.upload.replay())?;
-        Some(Outbound { body, ..self.again })
-    }
-}
-
-/// What a written request leaves behind.
-#[derive(Debug)]
-pub(super) struct Envelope {
-    origin: Arc<Origin>,
-    path_and_query: PathAndQuery,
-    payload: Option<Sha256Hex>,
-    upload: Arc<Upload>,
-    purpose: Purpose,
-    granted: Vec<HeaderName>,
-}
-
-impl Envelope {
-    /// Takes back a request that was not sent.
-    pub(super) fn reopen(self, request: Request<OutboundBody>) -> Outbound {
-        let (parts, body) = request.into_parts();
-        let Self { origin, path_and_query, payload, upload, purpose, granted } = self;
-        let (method, headers) = (parts.method, parts.headers);
-        let outbound = Outbound { origin, method, path_and_query, headers, body, payload, upload, purpose };
-        outbound.without(&granted)
-    }
-}
-
-impl Outbound {
-    /// Without the fields of an earlier grant, which a signer would take for the caller's.
-    fn without(mut self, granted: &[HeaderName]) -> Self {
-        self.headers.remove(header::HOST);
-        self.headers.remove(header::CONTENT_LENGTH);
-        self.headers.remove(header::TRANSFER_ENCODING);
-        for name in granted {
-            self.headers.remove(name);
-        }
-        self
+    pub(super) fn into_outbound(mut self) -> Option<Outbound> {
+        let body = self.body.take().or_else(|| self.line.upload.replay())?;
+        Some(self.with(body))
     }
 }

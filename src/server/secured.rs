@@ -44,10 +44,11 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: std::error::Error + Send + Sync + 'static,
 {
+    // Each on the heap: a task that could hold either is several times as large, for as long as the connection lives.
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-        http2::serve(stream, timers, drain, service).await;
+        Box::pin(http2::serve(stream, timers, drain, service)).await;
     } else {
-        connection::serve(stream, None, timers, drain, service).await;
+        Box::pin(connection::serve(stream, None, timers, drain, service)).await;
     }
 }
 

@@ -216,7 +216,7 @@ fn next_piece(lines: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 fn count(lines: &[u8]) -> u64 {
-    lines.iter().filter(|byte| **byte == b'\n').count() as u64
+    lines.split_inclusive(|byte| *byte == b'\n').count() as u64
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Layer, Registry};
 
+use super::access::{Requests, Style};
 use super::level::Dial;
 use super::terminal::Terminal;
 
@@ -82,8 +83,13 @@ impl Settings {
         let (dial, filter) = Dial::new(&self.level);
         let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(false);
         let lines = match (self.format, look) {
-            (Format::Json, _) => lines.json().flatten_event(true).with_filter(filter).boxed(),
-            (Format::Text, Look::Plain) => lines.with_filter(filter).boxed(),
+            (Format::Json, _) => {
+                let lines = lines.json().flatten_event(true);
+                lines.map_event_format(|others| Requests::new(Style::Json, others)).with_filter(filter).boxed()
+            }
+            (Format::Text, Look::Plain) => {
+                lines.map_event_format(|others| Requests::new(Style::Text, others)).with_filter(filter).boxed()
+            }
             (Format::Text, Look::Terminal) => lines.event_format(Terminal).with_filter(filter).boxed(),
         };
         (Registry::default().with(lines), dial)

@@ -3,6 +3,7 @@
 //! Metrics live with the modules that count; all are shown by one registry. Imports `clock`, `message`,
 //! `secret`.
 
+mod access;
 pub mod history;
 pub mod level;
 pub mod lines;

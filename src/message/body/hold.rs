@@ -20,8 +20,11 @@ const CLAIM_STEP: u64 = 64 * 1024;
 const UNIT: u64 = 1024;
 
 /// SHA-256 of a body, as 64 lower-case hex digits.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Sha256Hex(String);
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Sha256Hex([u8; 64]);
+
+/// That of no bytes, which most signed requests have.
+const OF_NOTHING: Sha256Hex = Sha256Hex(*b"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
 
 /// The bytes that all held bodies may take together.
 #[derive(Clone, Debug)]
@@ -137,7 +140,7 @@ pub async fn hold(
         upload.hold(length);
     }
     upload.set(Turn::Over);
-    let sha256 = Sha256Hex::new(hash.finish().as_ref());
+    let sha256 = Sha256Hex::written(hash.finish().as_ref());
     if bytes.is_empty() {
         return Ok((OutboundBody::empty(), sha256));
     }
@@ -146,46 +149,53 @@ pub async fn hold(
 }
 
 impl Sha256Hex {
-    /// Of these 32 bytes.
-    fn new(hash: &[u8]) -> Self {
-        Self(hex(hash))
+    /// These 32 bytes, of a hash or of a code made with it.
+    pub fn written(hash: &[u8]) -> Self {
+        let mut digits = [b'0'; 64];
+        for (pair, byte) in digits.chunks_exact_mut(2).zip(hash) {
+            pair.copy_from_slice(&[hex_digit(byte >> 4), hex_digit(byte & 0xf)]);
+        }
+        Self(digits)
     }
 
     /// Of a body without a byte.
     pub fn of_nothing() -> Self {
-        Self::of(b"")
+        OF_NOTHING
     }
 
     /// Of these bytes.
     pub fn of(bytes: &[u8]) -> Self {
-        Self::new(digest::digest(&SHA256, bytes).as_ref())
+        Self::written(digest::digest(&SHA256, bytes).as_ref())
     }
 
     /// 64 lower-case hex digits.
     pub fn as_str(&self) -> &str {
-        &self.0
+        // They are ASCII.
+        str::from_utf8(&self.0).unwrap_or_default()
     }
 }
 
 impl fmt::Debug for Sha256Hex {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        // Writing to a String cannot go wrong.
-        let _infallible = write!(text, "{byte:02x}");
-    }
-    text
+/// The digit of a number below 16.
+fn hex_digit(number: u8) -> u8 {
+    if number < 10 { b'0' + number } else { b'a' + number - 10 }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hash_is_written_in_hex() {
+        assert_eq!(Sha256Hex::of(b""), Sha256Hex::of_nothing());
+        let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(Sha256Hex::of(b"abc").as_str(), abc);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_claim_waits_for_its_turn_and_is_refused_when_none_comes() {

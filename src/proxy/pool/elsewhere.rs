@@ -1,18 +1,15 @@
 //! Connections to hosts that callers have named and no route leads to: made for one use, never kept. Imports `route`,
 //! `egress`, `tasks`.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
 
 use super::dial::{Dialer, Reach};
-use super::retries::Retries;
-use super::shared::Most;
 use super::{Connections, Form, Names, Pool, UpstreamError};
 use crate::egress::ProxyUrl;
 use crate::egress::bounds::NamedBy;
-use crate::proxy::skew::Skew;
 use crate::route::Origin;
 use crate::route::upstream::HostPort;
 use crate::tasks::Tasks;
@@ -33,14 +30,7 @@ impl Elsewhere {
     /// Connections for one request in plain HTTP. In [`Form::Absolute`] they lead to a proxy that the config has named, in
     /// every other form to a host that a caller has named, within the [bounds](crate::egress::bounds).
     pub fn connections(&self, origin: Origin, form: Form) -> Arc<Connections> {
-        Arc::new(Connections {
-            dialer: Dialer::elsewhere(origin, form, self.tasks.clone(), self.names.clone()),
-            skew: Skew::default(),
-            retries: Retries::default(),
-            most: Most::default(),
-            kept: Mutex::default(),
-            dialling: tokio::sync::Mutex::new(()),
-        })
+        Arc::new(Connections::by(Dialer::elsewhere(origin, form, self.tasks.clone(), self.names.clone())))
     }
 
     /// A connection to a host that a caller has named, for bytes that are none of our business.

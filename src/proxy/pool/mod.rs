@@ -21,6 +21,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use http::HeaderValue;
 use http::uri::Scheme;
 use prometheus_client::collector::Collector;
 use tokio::time::Instant;
@@ -78,15 +79,8 @@ impl Pool {
             return Ok(known);
         }
         let tls = if origin.scheme == Scheme::HTTPS { Some(self.tls(&origin.tls, files)?) } else { None };
-        let connections = Arc::new(Connections {
-            dialer: Dialer::new(origin.clone(), tls, self.tasks.clone(), self.names.clone())
-                .counted(self.census.tally(origin)),
-            skew: Skew::default(),
-            retries: Retries::default(),
-            most: Most::default(),
-            kept: Mutex::default(),
-            dialling: tokio::sync::Mutex::new(()),
-        });
+        let dialer = Dialer::new(origin.clone(), tls, self.tasks.clone(), self.names.clone());
+        let connections = Arc::new(Connections::by(dialer.counted(self.census.tally(origin))));
         self.tasks.spawn("pool-reaper", reap(Arc::downgrade(&connections), origin.pool_idle_timeout));
         origins.retain(|_, (_, connections)| connections.strong_count() > 0);
         origins.insert(origin.clone(), (files, Arc::downgrade(&connections)));
@@ -114,6 +108,8 @@ impl Pool {
 #[derive(Debug)]
 pub struct Connections {
     dialer: Dialer,
+    /// What requests call it.
+    host: HeaderValue,
     /// Of the origin's clock.
     skew: Skew,
     retries: Retries,
@@ -166,6 +162,21 @@ impl Reuse {
 }
 
 impl Connections {
+    /// None yet, of those that `dialer` will make.
+    fn by(dialer: Dialer) -> Self {
+        // An authority is a valid field value: both are printable ASCII.
+        let host = HeaderValue::from_str(dialer.origin.authority.as_str());
+        Self {
+            dialer,
+            host: host.unwrap_or_else(|_never| HeaderValue::from_static("")),
+            skew: Skew::default(),
+            retries: Retries::default(),
+            most: Most::default(),
+            kept: Mutex::default(),
+            dialling: tokio::sync::Mutex::new(()),
+        }
+    }
+
     /// A connection: one that is kept, or a new one.
     ///
     /// # Errors
@@ -203,6 +214,11 @@ impl Connections {
     fn idle(&self) -> usize {
         let kept = lock(&self.kept);
         kept.idle.len() + kept.shared.iter().filter(|shared| shared.is_idle()).count()
+    }
+
+    /// What it is called in `Host`.
+    pub fn host(&self) -> &HeaderValue {
+        &self.host
     }
 
     fn take_kept(&self, reuse: Reuse) -> Option<Ready> {
