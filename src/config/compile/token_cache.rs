@@ -111,11 +111,8 @@ fn username(value: &At<RawFieldValue>, context: &mut Context<'_>) -> Option<Secr
 /// Where a key stands that says where the store is, or how to be let in. Defaults may be written out.
 fn written(raw: &RawTokenCache) -> Option<Span> {
     let RawTokenCache { url: _, username, password, ca_file, cluster: _, prefix: _, timeout: _ } = raw;
-    let given = [
-        username.as_ref().map(|at| at.span),
-        password.as_ref().map(|at| at.span),
-        ca_file.as_ref().map(|at| at.span),
-    ];
+    let given =
+        [username.as_ref().map(|at| at.span), password.as_ref().map(|at| at.span), ca_file.as_ref().map(|at| at.span)];
     given.into_iter().flatten().next()
 }
 
