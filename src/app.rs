@@ -6,6 +6,7 @@
 mod listeners;
 mod live;
 mod parts;
+mod traces;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ use self::listeners::{Listeners, Opened};
 pub use self::live::Phase;
 use self::live::{Live, Teller};
 use self::parts::{AtStart, Ground, Parts};
+use self::traces::Export;
 use crate::admin::standing::Standing;
 use crate::admin::{Admin, Pages, Shown};
 use crate::auth::metrics::CredentialMetrics;
@@ -82,6 +84,7 @@ pub struct Sidecar {
     drain: Drain,
     tasks: Tasks,
     reloader: Option<Reloader>,
+    export: Option<Export>,
 }
 
 /// What a [`Sidecar`] finds around it.
@@ -197,10 +200,11 @@ impl Sidecar {
         let (drain, tasks) = (Drain::default(), Tasks::default());
         let roots = SystemRoots::load();
         let pool = Pool::new(roots.clone(), tasks.clone(), names);
-        let ground = Ground { roots, pool, machine, clock: clock.clone(), tasks: tasks.clone() };
-        let parts = Parts::try_new(&compiled, None, &ground)?;
         let mut registry = Registry::with_prefix("countersign");
         registry.register("build", "The program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        registry.register_collector(Box::new(pool.census()));
+        let ground = Ground { roots, pool, machine, clock: clock.clone(), tasks: tasks.clone() };
+        let parts = Parts::try_new(&compiled, None, &ground)?;
         let roster = Roster::new(parts.credentials.clone(), parts.cache.clone());
         registry.register_collector(Box::new(CredentialMetrics::new(roster.clone())));
         let standing = Standing::new(compiled.hash.to_string(), clock.now().wall);
@@ -209,7 +213,9 @@ impl Sidecar {
         let budget = Budget::new(compiled.proxy.buffer_budget.0, compiled.proxy.buffer_wait);
         let access = if compiled.log.access { AccessLog::All } else { AccessLog::Faults };
         let snapshot = Arc::clone(&parts.snapshot);
-        let proxy = Arc::new(Proxy::new(snapshot, budget, clock.clone(), access, &mut registry));
+        let (tracer, export) = parts.trace(compiled.traces, &tasks, &mut registry);
+        let proxy = Proxy::new(snapshot, budget, clock.clone(), access, &mut registry);
+        let proxy = Arc::new(proxy.tracing(tracer));
 
         let max_connections = compiled.server.max_connections;
         let listeners = Listeners::new(Arc::clone(&proxy), max_connections, drain.clone(), tasks.clone());
@@ -229,7 +235,7 @@ impl Sidecar {
         let teller = Teller::default();
         let settings = compiled.server;
         let live = Live { proxy, parts, roster, ground, listeners, settings, at_start, standing, teller };
-        Ok(Self { live, opened, admin, admin_listener, health_listener, drain, tasks, reloader: None })
+        Ok(Self { live, opened, admin, admin_listener, health_listener, drain, tasks, reloader: None, export })
     }
 
     /// Takes up the configs that `reloader` finds while it runs.
@@ -257,7 +263,7 @@ impl Sidecar {
 
     /// Answers until `stop`, then drains; `hurry` ends the draining at once.
     pub async fn run(self, stop: impl Future<Output = ()>, hurry: impl Future<Output = ()>) -> Ended {
-        let Self { mut live, opened, admin, admin_listener, health_listener, drain, tasks, reloader } = self;
+        let Self { mut live, opened, admin, admin_listener, health_listener, drain, tasks, reloader, export } = self;
         live.begin(opened);
         // The admin port answers until the very end, so that a probe sees the drain.
         let admin_drain = Drain::default();
@@ -288,6 +294,9 @@ impl Sidecar {
         let (limit, quiet) = (live.settings.drain_timeout, live.settings.quiet);
         tracing::info!(?limit, "stopping: no longer ready, waiting for requests to end");
         let cut = drain.run(limit, quiet, hurry).await;
+        if let Some(export) = export {
+            export.flush().await;
+        }
         tasks.stop().await;
         // Probes are answered in an instant: nothing is lost by not waiting.
         admin_drain.run(Duration::ZERO, Duration::ZERO, std::future::ready(())).await;

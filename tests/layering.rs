@@ -11,7 +11,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// Paths of third-party crates, and where alone they may be named: files or folders of `src/`.
-const ROOMS: [(&[&str], &[&str]); 23] = [
+const ROOMS: [(&[&str], &[&str]); 26] = [
     (&["reqwest"], &["auth/"]),
     // The one error of a client that cannot be built; a wrapper would only rename it.
     (&["reqwest", "Error"], &["auth/", "app.rs"]),
@@ -26,12 +26,15 @@ const ROOMS: [(&[&str], &[&str]); 23] = [
     (&["crypto_bigint"], &["auth/srp.rs"]),
     (&["redis"], &["auth/shared/"]),
     (&["clap"], &["cli/"]),
+    (&["clap_complete"], &["cli/"]),
     (&["listenfd"], &["cli/"]),
     (&["sd_notify"], &["cli/"]),
     (&["toml"], &["config/"]),
     (&["annotate_snippets"], &["config/"]),
     (&["strsim"], &["config/"]),
     (&["tracing_subscriber"], &["telemetry/"]),
+    (&["opentelemetry_proto"], &["telemetry/traces/otlp.rs"]),
+    (&["prost"], &["telemetry/traces/otlp.rs"]),
     (&["hyper", "client"], &["proxy/pool/"]),
     (&["h2"], &["proxy/pool/"]),
     // Resource limits, signals that are passed on, and clients that are gone.

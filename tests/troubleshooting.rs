@@ -72,7 +72,7 @@ fn the_troubleshooting_page_is_the_table_of_causes() {
     assert!(written == page, "{FILE} is old: run `BLESS=1 cargo test --test troubleshooting`");
 }
 
-/// Causes that no stand-in can bring about; `diagnosis` has unit tests of them.
+/// Causes that no stand-in can bring about; `auth::diagnose` and `diagnosis::transport` have unit tests of them.
 const UNPROVOKED: [&str; 2] = ["credential-failed", "network-unreachable"];
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::report::{Credential, Report, Request, Route, TokenCache, Traffic};
+use super::report::{Cause, Credential, Report, Request, Route, TokenCache, Traffic};
 use super::time::Stamp;
 use super::{FIRST_TRIES, Shown};
 use crate::auth::refreshing::Status;
@@ -113,6 +113,7 @@ impl Board {
             routes: proxy.routes().into_iter().map(|listed| Route::new(listed, &lanes, at)).collect(),
             unrouted: (unrouted.requests > 0).then_some(unrouted),
             credentials: statuses.iter().map(|status| Credential::new(status, now.wall)).collect(),
+            causes: proxy.causes().list().iter().map(|(route, seen)| Cause::new(route, seen)).collect(),
             token_cache: self.shown.credentials.cache().as_ref().map(TokenCache::from),
             requests: entries.map(|entry| Request::new(entry, now)).collect(),
         }

@@ -3,6 +3,7 @@
 //! Everything that is not fixed text goes through [`Text`], which escapes it. No style or script stands in the page: the
 //! policy that it is served with would refuse them. Imports `telemetry`.
 
+mod causes;
 mod credentials;
 mod requests;
 mod routes;
@@ -22,7 +23,7 @@ use put;
 
 /// The parts of the page that change as time goes by, each with the id of its element.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Parts(pub(super) [(&'static str, String); 5]);
+pub(super) struct Parts(pub(super) [(&'static str, String); 6]);
 
 /// Foreign text, as it may stand between tags and in quoted attributes.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +46,7 @@ impl fmt::Display for Text<'_> {
 
 /// The whole page. `token` is where its events go on.
 pub(super) fn page(report: &Report, token: &str) -> String {
-    let Parts([(_, state), (_, trouble), (_, tiles), (_, routes), (_, credentials)]) = parts(report);
+    let Parts([(_, state), (_, trouble), (_, tiles), (_, routes), (_, credentials), (_, causes)]) = parts(report);
     let mut page = String::with_capacity(64 * 1024);
     put!(
         page,
@@ -56,6 +57,7 @@ pub(super) fn page(report: &Report, token: &str) -> String {
     put!(page, "<section id=\"tiles\" aria-label=\"Now\">{tiles}</section>\n");
     put!(page, "<section><h2>Routes</h2><div id=\"routes\">{routes}</div></section>\n");
     put!(page, "<section><h2>Credentials</h2><div id=\"credentials\">{credentials}</div></section>\n");
+    put!(page, "<section><h2>What went wrong</h2><div id=\"causes\">{causes}</div></section>\n");
     put!(page, "<section>{}<ol id=\"requests\" aria-label=\"Last requests, newest first\">", toolbar(report));
     for request in &report.requests {
         page.push_str(&requests::item(request, &report.routes));
@@ -72,6 +74,7 @@ pub(super) fn parts(report: &Report) -> Parts {
         ("tiles", tiles(report)),
         ("routes", routes::table(report)),
         ("credentials", credentials::cards(&report.credentials, report.token_cache.as_ref(), report.now)),
+        ("causes", causes::list(&report.causes)),
     ])
 }
 

@@ -1,7 +1,7 @@
 //! All that the status page tells, as data: what `/api/status` says as JSON and the page in HTML.
 //!
-//! Names, addresses, numbers and causes; never a credential, a field's value, a query or a body. Imports `auth`, `proxy`,
-//! `telemetry`.
+//! Names, addresses, numbers and causes; never a credential, a field's value, a query or a body. Imports `auth`, `diagnosis`,
+//! `message`, `proxy`, `telemetry`.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -14,6 +14,9 @@ use super::words;
 use crate::auth::refreshing::{Chain, Status};
 use crate::auth::shared::CacheStatus;
 use crate::clock::Moment;
+use crate::diagnosis::ledger::Seen;
+use crate::diagnosis::{self, Finding};
+use crate::message::gateway_ids::GatewayIds;
 use crate::proxy::listing::Listed;
 use crate::proxy::meter::LaneView;
 use crate::telemetry::history::{Connection, Entry};
@@ -38,6 +41,8 @@ pub(super) struct Report {
     /// What no route took; absent where there was none.
     pub(super) unrouted: Option<Traffic>,
     pub(super) credentials: Vec<Credential>,
+    /// Why requests failed, the latest first.
+    pub(super) causes: Vec<Cause>,
     /// What tokens are shared through; absent where they are not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) token_cache: Option<TokenCache>,
@@ -119,6 +124,23 @@ pub(super) struct Credential {
     pub(super) hint: Option<String>,
 }
 
+/// What was found out about failures that are alike: of one route, with one likeliest cause.
+#[derive(Debug, Serialize)]
+pub(super) struct Cause {
+    pub(super) route: String,
+    /// As in `x-countersign-hint` and in docs/troubleshooting.md.
+    pub(super) code: &'static str,
+    pub(super) is: &'static str,
+    pub(super) fix: &'static str,
+    /// What spoke for it, the last time.
+    pub(super) evidence: Option<String>,
+    /// What else it may be, the likeliest first.
+    pub(super) or: Vec<&'static str>,
+    pub(super) times: u64,
+    pub(super) first: Stamp,
+    pub(super) last: Stamp,
+}
+
 /// What tokens are shared through.
 #[derive(Debug, Serialize)]
 pub(super) struct TokenCache {
@@ -187,6 +209,9 @@ pub(super) struct Request {
     pub(super) added: Vec<String>,
     pub(super) received: u64,
     pub(super) sent: u64,
+    /// What API Gateway calls it.
+    pub(super) aws_request_id: Option<String>,
+    pub(super) aws_extended_id: Option<String>,
 }
 
 /// The parts of a request's time.
@@ -285,10 +310,31 @@ impl Credential {
     }
 }
 
+impl Cause {
+    /// A cause of the ledger.
+    pub(super) fn new(route: &str, seen: &Seen) -> Self {
+        let Seen { diagnosis, times, first, last } = seen;
+        let Finding { cause, evidence } = diagnosis.first();
+        let diagnosis::Entry { code, is, fix, .. } = cause.entry();
+        Self {
+            route: route.to_owned(),
+            code,
+            is,
+            fix,
+            evidence: evidence.clone(),
+            or: diagnosis.findings().skip(1).map(|other| other.cause.code()).collect(),
+            times: *times,
+            first: Stamp(*first),
+            last: Stamp(*last),
+        }
+    }
+}
+
 impl Request {
     /// An entry of the history.
     pub(super) fn new(entry: Entry, now: Moment) -> Self {
         let meaning = words::meaning(&entry);
+        let ids = entry.upstream_ids.as_deref();
         let [receive, credential, connect, first_byte, body] = entry.phases.map(ms);
         Self {
             number: entry.number,
@@ -312,6 +358,8 @@ impl Request {
             added: entry.granted.iter().map(ToString::to_string).collect(),
             received: entry.received,
             sent: entry.sent,
+            aws_request_id: ids.and_then(GatewayIds::request).map(ToOwned::to_owned),
+            aws_extended_id: ids.and_then(GatewayIds::extended).map(ToOwned::to_owned),
         }
     }
 }

@@ -6,9 +6,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus_client::registry::Registry;
 use rustls::ServerConfig;
 
 use super::StartError;
+use super::traces::Export;
 use crate::auth::control::Control;
 use crate::auth::spec::{AwsEnvironment, Coverage, PayloadSigning};
 use crate::auth::{self, Credential};
@@ -24,6 +26,7 @@ use crate::server::Reach;
 #[cfg(unix)]
 use crate::server::unix::Access;
 use crate::tasks::Tasks;
+use crate::telemetry::traces::{Counts, Tracer};
 use crate::tls::serving::Certificate;
 use crate::tls::{ClientSettings, Fingerprint, Identity, SystemRoots, TlsError};
 use crate::units::ByteSize;
@@ -74,6 +77,7 @@ struct Shown {
 #[derive(Debug)]
 pub(super) struct AtStart {
     log: telemetry::log::Settings,
+    traces: Option<telemetry::traces::Settings>,
     admin: admin::Settings,
     max_connections: usize,
     buffer_budget: ByteSize,
@@ -158,6 +162,21 @@ impl Parts {
         Ok(Self { snapshot, credentials, cache, known, way, token, shown })
     }
 
+    /// What begins spans, and what sends them, where they are asked for. They go the way of token calls.
+    pub(super) fn trace(
+        &self,
+        settings: Option<telemetry::traces::Settings>,
+        tasks: &Tasks,
+        registry: &mut Registry,
+    ) -> (Option<Tracer>, Option<Export>) {
+        let Some(settings) = settings else { return (None, None) };
+        let counts = Counts::default();
+        counts.register(registry);
+        let (tracer, waiting) = Tracer::new(settings.sampling, counts.clone());
+        let export = Export::start(settings, self.way.control.clone(), waiting, counts, tasks);
+        (Some(tracer), Some(export))
+    }
+
     /// What listeners speak TLS with.
     pub(super) fn tls(&self) -> Option<&Arc<ServerConfig>> {
         self.shown.as_ref().map(|shown| &shown.config)
@@ -219,6 +238,7 @@ impl AtStart {
     pub(super) fn of(compiled: &Compiled) -> Self {
         Self {
             log: compiled.log.clone(),
+            traces: compiled.traces.clone(),
             admin: compiled.admin.clone(),
             max_connections: compiled.server.max_connections,
             buffer_budget: compiled.proxy.buffer_budget,
@@ -234,6 +254,7 @@ impl AtStart {
         let wanted = Self::of(compiled);
         let mut postponed = vec![
             ("[log]", self.log != wanted.log),
+            ("[traces]", self.traces != wanted.traces),
             ("[admin]", self.admin != wanted.admin),
             ("max_connections", self.max_connections != wanted.max_connections),
             ("buffer_budget", self.buffer_budget != wanted.buffer_budget),

@@ -138,6 +138,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_no_rule_knows_is_a_credential_that_failed() {
+        let odd = std::fmt::Error;
+        for (from, permanence) in [
+            ("the default chain", Permanence::Passing),
+            ("the default chain", Permanence::Permanent),
+            ("profile \"x\"", Permanence::Passing),
+        ] {
+            assert_eq!(aws(from, permanence, &odd).first().cause.code(), "credential-failed", "{from}");
+        }
+        assert_eq!(aws("profile \"x\"", Permanence::Permanent, &odd).first().cause.code(), "profile-missing");
+    }
+
+    #[test]
     fn who_refused_is_read_from_the_error() {
         let code = |endpoint: &str, code: &str, message: &str| {
             let (endpoint, code, message) = (endpoint.to_owned(), code.to_owned(), message.to_owned());

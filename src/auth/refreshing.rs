@@ -341,6 +341,7 @@ impl<S: Source> Refreshing<S> {
 
     async fn wait(&self, deadline: Instant) -> Result<Lease<S::Value>, Unavailable> {
         let mut tries = self.tries.subscribe();
+        let mut patience = None;
         loop {
             let now = self.clock.now();
             let state = self.state.load_full();
@@ -355,8 +356,15 @@ impl<S: Source> Refreshing<S> {
                 self.demand.notify_one();
                 // One that still lives is lent while half of what is left of it is there, and not after its end.
                 let left = held.and_then(|held| held.left(now)).filter(|left| !left.is_zero());
-                let patience = left.map_or(deadline, |left| deadline.min(now.monotonic + left / 2));
-                if timeout_at(patience, tries.changed()).await.is_ok() {
+                let until = *patience
+                    .get_or_insert_with(|| left.map_or(deadline, |left| deadline.min(now.monotonic + left / 2)));
+                // A wall clock that is set back makes valid again what is held, and then no try ends.
+                let look = now.monotonic + SHORTEST_BACK_OFF;
+                if timeout_at(until.min(look), tries.changed()).await.is_ok() {
+                    patience = None;
+                    continue;
+                }
+                if look < until {
                     continue;
                 }
             }

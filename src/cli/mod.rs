@@ -23,7 +23,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
 use http::{HeaderName, HeaderValue, Method, Request, Uri};
 
 use self::env::EnvArgs;
@@ -80,6 +81,14 @@ enum Command {
     /// The developer's own authority, for `connect = "intercept"` in [proxy.forward].
     #[command(subcommand)]
     Ca(ca::Ca),
+    /// Print what completes this command in a shell.
+    Completions(CompletionsArgs),
+}
+
+#[derive(Args, Debug)]
+struct CompletionsArgs {
+    /// The shell.
+    shell: Shell,
 }
 
 #[derive(Args, Debug)]
@@ -171,7 +180,20 @@ pub fn main() -> ExitCode {
         Command::Init(args) => init::init(&args, &environment),
         Command::Migrate(args) => migrate::migrate(&args, &environment),
         Command::Ca(command) => ca::main(&command, &environment),
+        Command::Completions(args) => say(&completions(args.shell), ExitCode::SUCCESS),
     }
+}
+
+/// The command line as clap knows it, for what is written of it: man pages.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// What completes the command in a shell.
+fn completions(shell: Shell) -> String {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut command(), env!("CARGO_PKG_NAME"), &mut script);
+    String::from_utf8_lossy(&script).into_owned()
 }
 
 fn with_config(origin: &Origin, environment: &Environment, then: impl FnOnce(Compiled) -> ExitCode) -> ExitCode {
@@ -272,6 +294,9 @@ fn check(compiled: &Compiled, online: bool) -> ExitCode {
     if let Some((proxy, has_exceptions)) = compiled.egress.proxy() {
         let save = if has_exceptions { ", save to NO_PROXY" } else { "" };
         let _infallible = writeln!(text, "token and AWS calls go through the proxy {proxy}{save}");
+    }
+    if let Some(traces) = &compiled.traces {
+        let _infallible = writeln!(text, "spans of requests go to {}", traces.endpoint);
     }
     if let Some(cache) = &compiled.token_cache {
         let _infallible = writeln!(text, "tokens are shared through {cache}");

@@ -18,6 +18,7 @@ mod secret;
 mod sigv4;
 mod size;
 mod token_cache;
+mod traces;
 mod upstream;
 mod url;
 mod user;
@@ -72,7 +73,7 @@ impl<'a> Context<'a> {
 
 /// Compiles `raw`. The result means something only if no error was noted.
 pub(super) fn compile(raw: RawConfig, context: &mut Context<'_>) -> Compiled {
-    let RawConfig { proxy, admin, log, upstream, auth, token_cache: raw_cache, routes } = raw;
+    let RawConfig { proxy, admin, log, traces, upstream, auth, token_cache: raw_cache, routes } = raw;
     let defaults = upstream::transport(&upstream, context);
     let (listens, admin) = listen::check(&proxy, admin, &routes, context);
     forward::refuse_self(&defaults.egress, &listens.tcp, upstream.proxy.span, context);
@@ -84,9 +85,11 @@ pub(super) fn compile(raw: RawConfig, context: &mut Context<'_>) -> Compiled {
     let token_cache = token_cache::compile(&raw_cache, context);
     let routes = route::compile(routes, &mut auths, context);
     let schemes = auths.finish(context);
+    let traces = traces::compile(&traces, context);
     let elsewhere = forward::policy(&proxy.forward.value, &upstream, &defaults.egress, &routes, context);
     Compiled {
         log: telemetry::log::Settings { format: log.format.value, level: log.level.value, access: log.access.value },
+        traces,
         admin,
         control: ClientSettings { identity: None, ..defaults.tls },
         egress: defaults.egress,

@@ -86,6 +86,8 @@ pub struct Environment(BTreeMap<String, String>);
 pub struct Compiled {
     /// Log lines.
     pub log: telemetry::log::Settings,
+    /// Where spans of requests go, if anywhere.
+    pub traces: Option<telemetry::traces::Settings>,
     /// Admin port.
     pub admin: admin::Settings,
     /// Listeners and connections.

@@ -16,6 +16,7 @@ use crate::proxy::guard::Forwarding;
 use crate::route::Cookies;
 use crate::secret::Secret;
 use crate::telemetry::log::{Format, Level};
+use crate::telemetry::traces::sampling::Share;
 use crate::tls::Http2;
 use crate::units::ByteSize;
 pub(super) use walk::read;
@@ -36,6 +37,7 @@ pub const SECTIONS: &[Section] = &[
     Section { header: "[proxy]", kind: None, keys: RawProxy::KEYS },
     Section { header: "[admin]", kind: None, keys: RawAdmin::KEYS },
     Section { header: "[log]", kind: None, keys: RawLog::KEYS },
+    Section { header: "[traces]", kind: None, keys: RawTraces::KEYS },
     Section { header: "[upstream]", kind: None, keys: RawUpstream::KEYS },
     Section { header: "[auth.NAME]", kind: Some("client-credentials"), keys: RawClientCredentials::KEYS },
     Section { header: "[auth.NAME]", kind: Some("cognito-user"), keys: RawCognitoUser::KEYS },
@@ -138,6 +140,22 @@ table! {
         level: Level = r#""info""#;
         /// Whether each request leaves a line.
         access: bool = "true";
+    }
+}
+
+table! {
+    /// A span for each request, for an OpenTelemetry collector. Off without an endpoint.
+    struct RawTraces {
+        /// The collector's URL for spans, OTLP over HTTP in protobuf, as in "http://localhost:4318/v1/traces"; that of `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` or `OTEL_EXPORTER_OTLP_ENDPOINT`, if left out.
+        endpoint: Text;
+        /// Headers that the collector wants to see: strings or secrets, over https:// or to loopback alone; beside those of `OTEL_EXPORTER_OTLP_HEADERS`.
+        headers: Map<RawFieldValue> = "{}";
+        /// The service that the spans are of; that of `OTEL_SERVICE_NAME` or "countersign", if left out.
+        service_name: Text;
+        /// Further attributes of the resource, beside those of `OTEL_RESOURCE_ATTRIBUTES`.
+        resource: Map<Text> = "{}";
+        /// Part of the traces that begin here, from 0 to 1; a caller's trace is recorded if the caller records it. As `OTEL_TRACES_SAMPLER` says or all, if left out.
+        sample_ratio: Share;
     }
 }
 
@@ -415,6 +433,7 @@ pub(super) struct RawConfig {
     pub(super) proxy: RawProxy,
     pub(super) admin: RawAdmin,
     pub(super) log: RawLog,
+    pub(super) traces: RawTraces,
     pub(super) upstream: RawUpstream,
     pub(super) auth: Map<RawAuth>,
     pub(super) token_cache: RawTokenCache,
@@ -535,7 +554,7 @@ const IDENTITY_POOL: Key = Key {
     doc: " An identity of a Cognito identity pool.\n",
 };
 const CREDENTIALS_KEYS: &[Key] = &[PROFILE, STATIC, IDENTITY_POOL];
-const ROOT: [&str; 7] = ["proxy", "admin", "log", "upstream", "auth", "token_cache", "route"];
+const ROOT: [&str; 8] = ["proxy", "admin", "log", "traces", "upstream", "auth", "token_cache", "route"];
 
 /// Whether `name` is a key or table of ours, of any section.
 pub(super) fn is_key(name: &str) -> bool {

@@ -39,6 +39,8 @@ pub enum Type {
     Count,
     /// A whole number.
     Id,
+    /// A number from 0 to 1.
+    Share,
     /// `"5s"`; never zero, at most a day.
     Duration,
     /// `"64KiB"`; never zero.
@@ -364,7 +366,7 @@ fn sentence(doc: &str) -> String {
 /// A table's or key's name as it stands in a sentence.
 fn called(name: &str) -> String {
     match name {
-        "proxy" | "admin" | "log" | "upstream" | "auth" => format!("[{name}]"),
+        "proxy" | "admin" | "log" | "traces" | "upstream" | "auth" => format!("[{name}]"),
         "route" => "this [[route]]".to_owned(),
         _ if name.starts_with("auth.") => format!("[{name}]"),
         _ if name.contains('`') => name.to_owned(),

@@ -6,5 +6,6 @@ pub mod body;
 pub mod fields;
 pub mod frames;
 pub mod framing;
+pub mod gateway_ids;
 pub mod target;
 pub mod websocket;

@@ -285,6 +285,9 @@ impl Proxy {
         let permits = live.enter(places)?;
         let request_id = exchange.request_id().clone();
         let mut outbound = rewrite::toward(admitted, &to.route, Coverage::Nothing, &self.budget, request_id).await?;
+        if let Some(onward) = exchange.onward() {
+            outbound.lead_on(onward, &to.route.request_headers);
+        }
         if let Some(authorization) = via.as_ref().and_then(ProxyUrl::authorization)
             && let Ok(mut value) = HeaderValue::from_str(authorization.expose())
         {

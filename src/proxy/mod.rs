@@ -62,6 +62,7 @@ use crate::clock::{Clock, Moment};
 use crate::diagnosis::{Diagnosis, Ledger};
 use crate::message::body::{Budget, Upload};
 use crate::message::fields::{self, Trailers};
+use crate::message::gateway_ids::GatewayIds;
 use crate::message::target::Target;
 use crate::message::websocket::HandshakeError;
 use crate::route::upstream::HostPort;
@@ -69,6 +70,8 @@ use crate::route::{self, NoMatch, Origin, Route, Table};
 use crate::secret::LocalSecret;
 use crate::server::{Arrival, Refused};
 use crate::telemetry::phases::Phase;
+use crate::telemetry::traces::Tracer;
+use crate::telemetry::traces::span::Asked;
 use crate::tls::minting::Mint;
 use crate::tls::{Http2, TlsError};
 use crate::units::ByteSize;
@@ -103,6 +106,8 @@ pub struct Proxy {
     clock: Clock,
     log: AccessLog,
     causes: Arc<Ledger>,
+    /// Where somebody asks for traces.
+    tracer: Option<Tracer>,
 }
 
 /// One config, ready to serve. A request keeps the snapshot it began with.
@@ -292,7 +297,13 @@ impl Proxy {
     pub fn new(snapshot: Arc<Snapshot>, budget: Budget, clock: Clock, log: AccessLog, registry: &mut Registry) -> Self {
         let metrics = Arc::new(Metrics::register(registry));
         registry.register_collector(Box::new(Buffers(budget.clone())));
-        Self { live: ArcSwap::from(snapshot), metrics, budget, clock, log, causes: Arc::default() }
+        Self { live: ArcSwap::from(snapshot), metrics, budget, clock, log, causes: Arc::default(), tracer: None }
+    }
+
+    /// The same, with a span for each request.
+    #[must_use]
+    pub fn tracing(self, tracer: Option<Tracer>) -> Self {
+        Self { tracer, ..self }
     }
 
     /// What is served now.
@@ -346,6 +357,10 @@ impl Proxy {
         // CONNECT has no path, and what it names is all there is to know of it.
         let path = uri.authority().filter(|_| method == Method::CONNECT).map_or(uri.path(), |to| to.as_str());
         let mut exchange = Exchange::begin(metrics, self.log, Some(method), path, request_id);
+        if let Some(tracer) = &self.tracer {
+            let asked = Asked { method: request.method(), uri, version: request.version() };
+            exchange.traced(tracer.begin(request.headers(), asked, || self.clock.now()));
+        }
         let live = self.live.load_full();
         let trailers = Trailers::wanted_by(request.headers());
         let origin = live.guard.origins().listed(request.headers()).cloned();
@@ -398,6 +413,9 @@ impl Proxy {
         }
         let to = live.find(admitted.named(), admitted.target(), admitted.method(), *listener)?;
         exchange.routed(&to.route.name);
+        if let Some(span) = exchange.span() {
+            span.leads(admitted.named().host(), &to.route.upstream.origin.authority);
+        }
         let handshake = to.websocket(asked)?;
         let permits = live.enter(&to.in_flight)?;
         let coverage = to.scheme.as_ref().map_or(Coverage::Nothing, |scheme| scheme.coverage());
@@ -406,6 +424,9 @@ impl Proxy {
         for LiveField { name, value } in &to.fields {
             let lease = value.get().await.map_err(|missing| ProxyError::Auth(missing.of(name.as_str().into())))?;
             outbound.set(name.clone(), lease.value);
+        }
+        if let Some(onward) = exchange.onward() {
+            outbound.lead_on(onward, &to.route.request_headers);
         }
         exchange.uploading(outbound.upload());
         if handshake.is_some() {
@@ -467,6 +488,7 @@ impl Proxy {
             }
             let again = match forward::send(connections, sealed, reuse, route.response_timeout, exchange).await {
                 Ok(answered) => {
+                    exchange.identified(GatewayIds::read(answered.headers()));
                     let failed = answered.status().is_client_error() || answered.status().is_server_error();
                     let case = failed.then(|| Box::new(Case::new(spare.without_body(), sent, self.clock.now())));
                     let granted = Granted { scheme: scheme.as_deref(), generation, connections, offset, sent };

@@ -16,9 +16,12 @@ use crate::auth::refreshing::Chain;
 use crate::auth::request::Grant;
 use crate::diagnosis::Diagnosis;
 use crate::message::body::{Turn, Upload};
+use crate::message::gateway_ids::GatewayIds;
 use crate::telemetry::history::{Connection, Entry, Names};
 use crate::telemetry::pace::Verdict;
 use crate::telemetry::phases::{Phase, Phases};
+use crate::telemetry::traces::span::{End, Span};
+use crate::telemetry::traces::{Onward, Traced};
 
 /// Longer paths are cut in the log.
 const LONGEST_LOGGED_PATH: usize = 512;
@@ -55,6 +58,9 @@ pub struct Exchange {
     granted: Names,
     sends: u8,
     connection: Option<Connection>,
+    upstream_ids: Option<Box<GatewayIds>>,
+    /// Boxed: mostly nobody asks for traces.
+    trace: Option<Box<Traced>>,
 }
 
 impl Exchange {
@@ -89,7 +95,24 @@ impl Exchange {
             granted: Names::default(),
             sends: 0,
             connection: None,
+            upstream_ids: None,
+            trace: None,
         }
+    }
+
+    /// It has this place in a trace.
+    pub fn traced(&mut self, trace: Option<Box<Traced>>) {
+        self.trace = trace;
+    }
+
+    /// Its span, if it leaves one.
+    pub fn span(&mut self) -> Option<&mut Span> {
+        self.trace.as_mut().and_then(|trace| trace.span())
+    }
+
+    /// What the upstream is told of its trace; `None` is what the caller says.
+    pub fn onward(&self) -> Option<&Onward> {
+        self.trace.as_ref().map(|trace| trace.onward())
     }
 
     /// The id under which it is logged.
@@ -110,6 +133,9 @@ impl Exchange {
     /// It waits for something else from now on.
     pub fn enters(&mut self, phase: Phase) {
         self.phases.enter(phase);
+        if let Some(span) = self.span() {
+            span.enters(phase, Instant::now());
+        }
     }
 
     /// It has what authorises it.
@@ -122,7 +148,7 @@ impl Exchange {
 
     /// It is being sent, on such a connection.
     pub fn sending(&mut self, connection: Connection) {
-        self.phases.enter(Phase::FirstByte);
+        self.enters(Phase::FirstByte);
         self.lane.connected(connection);
         self.connection = Some(connection);
         self.sends = self.sends.saturating_add(1);
@@ -138,9 +164,14 @@ impl Exchange {
         self.upload.as_ref().is_some_and(|upload| upload.turn() == Turn::Over)
     }
 
+    /// The upstream calls it so.
+    pub fn identified(&mut self, ids: Option<Box<GatewayIds>>) {
+        self.upstream_ids = ids;
+    }
+
     /// An answer with this status is on its way to the client.
     pub fn answering(&mut self, status: StatusCode) {
-        self.phases.enter(Phase::Body);
+        self.enters(Phase::Body);
         self.status = Some(status);
     }
 
@@ -215,20 +246,39 @@ impl Exchange {
         let method = self.method.as_ref().map_or("-", Method::as_str);
         let cause = self.diagnosis().map(|diagnosis| diagnosis.first().cause.code());
         let (path, error) = (&self.path, self.error.as_deref());
+        let ids = self.upstream_ids.as_deref();
+        let (aws_request_id, aws_extended_id) = (ids.and_then(GatewayIds::request), ids.and_then(GatewayIds::extended));
         match self.fault() {
             Some(fault @ (Fault::Countersign | Fault::Credentials | Fault::Upstream)) => tracing::warn!(
                 target: "access", request_id, %method, path, route, status, outcome, fault = fault.as_str(), error,
-                cause, ms = milliseconds, received, sent, "request failed"
+                cause, ms = milliseconds, received, sent, aws_request_id, aws_extended_id, "request failed"
             ),
             Some(fault @ Fault::Client) if self.log == AccessLog::All => tracing::info!(
                 target: "access", request_id, %method, path, route, status, outcome, fault = fault.as_str(), error,
-                ms = milliseconds, received, sent, "request refused"
+                ms = milliseconds, received, sent, aws_request_id, aws_extended_id, "request refused"
             ),
             None if self.log == AccessLog::All => tracing::info!(
                 target: "access", request_id, %method, path, route, status, outcome, cause, ms = milliseconds, received,
-                sent, "request"
+                sent, aws_request_id, aws_extended_id, "request"
             ),
             Some(_) | None => {}
+        }
+    }
+
+    /// What its span is told at the end.
+    fn end(&self, count: &Count, ended: Instant) -> End {
+        End {
+            at: ended,
+            route: self.lane.route().map(Arc::clone),
+            status: self.status,
+            outcome: count.outcome,
+            failed: count.verdict == Verdict::Failed,
+            error: self.error.clone(),
+            request_id: self.request_id.to_str().unwrap_or_default().to_owned(),
+            upstream_id: self.upstream_ids.as_ref().and_then(|ids| ids.request()).map(ToOwned::to_owned),
+            sends: self.sends,
+            received: count.received,
+            sent: count.sent,
         }
     }
 
@@ -256,6 +306,7 @@ impl Exchange {
             connection: self.connection,
             received: count.received,
             sent: count.sent,
+            upstream_ids: self.upstream_ids.take(),
         });
     }
 }
@@ -268,6 +319,9 @@ impl Drop for Exchange {
         let (received, sent) = (self.received(), self.sent);
         let count = Count { outcome, status, verdict, took, phases, received, sent };
         self.log(&count);
+        if let Some(trace) = self.trace.take() {
+            trace.end(|| self.end(&count, ended));
+        }
         self.keep(&count, ended);
         // Last: whoever sees the count finds the line and the entry.
         self.lane.count(count, self.metrics.at(ended));

@@ -2,7 +2,7 @@
 //!
 //! The outgoing path and query are built once, here; what is signed and what is sent are that same value. Fields that a
 //! caller may not send are taken out before ours are put in, so no `Connection` line can nominate ours away. Imports
-//! `message`, `route`, `auth`.
+//! `message`, `route`, `auth`, `telemetry`.
 
 use std::sync::Arc;
 
@@ -21,6 +21,8 @@ use crate::message::fields::{self, CallerIdentity, IDEMPOTENCY_KEY, REQUEST_ID};
 use crate::message::target::{self, Target, TargetError};
 use crate::message::websocket::{UPGRADE, WEBSOCKET};
 use crate::route::{HeaderEdits, IdempotencyKeys, Origin, Route};
+use crate::telemetry::traces::context::{TRACEPARENT, TRACESTATE};
+use crate::telemetry::traces::{Onward, State};
 
 /// A request on its way out, not yet authorised: nothing can send it.
 #[derive(Debug)]
@@ -153,6 +155,22 @@ impl Outbound {
     /// Sets a field that a credential keeps.
     pub(super) fn set(&mut self, name: HeaderName, value: HeaderValue) {
         self.headers.insert(name, value);
+    }
+
+    /// Leads the caller's trace on, unless the route has a say in that: behind the hop-by-hop strip, so that no caller
+    /// can nominate it away.
+    pub(super) fn lead_on(&mut self, onward: &Onward, edits: &HeaderEdits) {
+        let is_routes = |name: &HeaderName| {
+            let (mut set, mut secrets) = (edits.set.iter(), edits.secrets.iter());
+            edits.remove.contains(name) || set.any(|(set, _)| set == name) || secrets.any(|(set, _)| set == name)
+        };
+        if is_routes(&TRACEPARENT) {
+            return;
+        }
+        self.headers.insert(TRACEPARENT, onward.parent.clone());
+        if onward.state == State::Dropped && !is_routes(&TRACESTATE) {
+            self.headers.remove(TRACESTATE);
+        }
     }
 
     /// How far its body has come.

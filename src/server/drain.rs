@@ -151,7 +151,6 @@ impl Drain {
     }
 
     /// Counts a connection, or whoever accepts connections, until it is dropped.
-    #[must_use]
     pub fn count(&self) -> Token {
         self.0.work.connections.token()
     }

@@ -2,7 +2,7 @@
 //!
 //! A client that has closed its side may be waiting for its answer, or be gone: on the wire it is the same. On the same
 //! machine the kernel knows, because the socket at the far end has an owner or has none, and says so when it is asked for
-//! that one socket (sock_diag(7)). Where it does not say, nobody is called gone. Imports nothing of ours.
+//! that one socket (`sock_diag(7)`). Where it does not say, nobody is called gone. Imports nothing of ours.
 
 use std::net::SocketAddr;
 

@@ -1,7 +1,7 @@
 //! The last hundred requests, for people who want to know what happened just now.
 //!
 //! A ring of fixed length: a request that ends moves what it has for its log line into the place of the oldest, under a
-//! lock that is held for no longer. Names of fields are kept, values never. Imports nothing of ours but its neighbors.
+//! lock that is held for no longer. Names of fields are kept, values never. Imports `message`.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use tokio::time::Instant;
 
 use super::pace::Verdict;
+use crate::message::gateway_ids::GatewayIds;
 
 /// So many are kept.
 pub const KEPT: usize = 100;
@@ -72,6 +73,8 @@ pub struct Entry {
     pub received: u64,
     /// And to it.
     pub sent: u64,
+    /// What the upstream calls it.
+    pub upstream_ids: Option<Box<GatewayIds>>,
 }
 
 /// A connection to an upstream.
@@ -180,6 +183,7 @@ mod tests {
             connection: None,
             received: 0,
             sent: 0,
+            upstream_ids: None,
         }
     }
 

@@ -1,6 +1,7 @@
-//! What the program says of itself: logs, and the last requests.
+//! What the program says of itself: logs, traces, and the last requests.
 //!
-//! Metrics live with the modules that count; all are shown by one registry. Imports nothing of ours.
+//! Metrics live with the modules that count; all are shown by one registry. Imports `clock`, `message`,
+//! `secret`.
 
 pub mod history;
 pub mod level;
@@ -9,3 +10,4 @@ pub mod log;
 pub mod pace;
 pub mod phases;
 mod terminal;
+pub mod traces;

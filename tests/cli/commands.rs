@@ -197,3 +197,11 @@ fn what_would_be_refused_is_explained_as_refused() {
     let relative = call(folder.path(), &["explain", "GET", "/orders"], &VARIABLES);
     assert_eq!(relative.code, 64);
 }
+
+#[test]
+fn every_shell_gets_completions() {
+    for (shell, words) in [("bash", "_countersign()"), ("zsh", "#compdef countersign"), ("fish", "complete -c countersign")] {
+        let output = call(TempDir::new().unwrap().path(), &["completions", shell], &[]);
+        assert!(output.code == 0 && output.out.contains(words) && output.out.contains("healthcheck"), "{output:?}");
+    }
+}

@@ -21,8 +21,12 @@ DASHBOARD = REPOSITORY / "deploy/grafana/countersign.json"
 def page(start, gateway, token_endpoint) -> str:
     sidecar = start(
         configuration(
-            route(gateway, "/signed", "/prod", "session"), route(gateway, "/bearer", "/bearer", "bearer"),
-            '[token_cache]\nurl = "redis://127.0.0.1:9"\n', token_url=token_endpoint.url
+            # Nobody listens there: the metrics are there all the same.
+            '[traces]\nendpoint = "http://127.0.0.1:1/v1/traces"\n',
+            '[token_cache]\nurl = "redis://127.0.0.1:9"\n',
+            route(gateway, "/signed", "/prod", "session"),
+            route(gateway, "/bearer", "/bearer", "bearer"),
+            token_url=token_endpoint.url,
         )
     )
     for path in (b"/signed/x", b"/bearer/x", b"/nowhere"):
@@ -58,7 +62,8 @@ def test_a_strict_parser_reads_all_of_it(page):
         "countersign_request_body_bytes", "countersign_response_body_bytes", "countersign_credential_usable",
         "countersign_credential_failing", "countersign_credential_age_seconds", "countersign_credential_fetches",
         "countersign_credential_expiry_timestamp_seconds", "countersign_buffer_used_bytes", "countersign_buffer_budget_bytes",
-        "countersign_build",
+        "countersign_build", "countersign_upstream_connections", "countersign_upstream_connections_opened",
+        "countersign_log_lines_lost", "countersign_trace_spans_sent", "countersign_trace_spans_lost",
     } <= families.keys()  # fmt: skip
     assert all(family.documentation for family in families.values())
     phases = {sample.labels["phase"] for sample in families["countersign_request_phase_duration_seconds"].samples}
@@ -67,6 +72,12 @@ def test_a_strict_parser_reads_all_of_it(page):
     assert [sample.value for sample in signed] == [1]
     sends = {(s.labels["route"], s.labels["connection"]): s.value for s in families["countersign_upstream_sends"].samples if s.name.endswith("_total")}
     assert sends[("signed", "new")] == 1
+    connections = {s.labels["state"]: s.value for s in families["countersign_upstream_connections"].samples}
+    assert connections.keys() == {"idle", "in_use"} and connections["in_use"] == 0
+    [opened] = [s.value for s in families["countersign_upstream_connections_opened"].samples if s.name.endswith("_total")]
+    assert opened >= connections["idle"] >= 1
+    lost = {s.labels["reason"]: s.value for s in families["countersign_trace_spans_lost"].samples if s.name.endswith("_total")}
+    assert lost.keys() == {"queue-full", "refused", "stopped"}
 
 
 def test_promtool_finds_nothing_to_say_of_it(page):

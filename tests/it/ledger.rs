@@ -7,7 +7,7 @@ mod process;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use countersign::clock::Clock;
 use countersign::proxy::pool::Names;
@@ -15,7 +15,7 @@ use standin::{
     AccessKeys, Alpn, Authority, Authorizer, ContainerCredentials, Fault, FaultProxy, Gateway, Role, Sts,
     TokenEndpoint, TokenForm,
 };
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::support::{API, Countersign, Done, Ledger, REGION, Setup, app_client, iam, seen, token, user, within};
 
@@ -109,9 +109,9 @@ impl Bench {
         };
         let off = Arc::<AtomicI64>::default();
         let clock = {
-            let off = Arc::clone(&off);
+            let (off, system) = (Arc::clone(&off), Clock::system());
             Clock::from_fn(move || {
-                let (now, off) = (SystemTime::now(), off.load(Ordering::Relaxed));
+                let (now, off) = (system.now().wall, off.load(Ordering::Relaxed));
                 let by = Duration::from_secs(off.unsigned_abs());
                 if off < 0 { now - by } else { now + by }
             })
@@ -181,12 +181,12 @@ impl Bench {
         sleep(fault).await;
         end(&mut self).await;
         let (over, delivered) = (Instant::now(), ledger.delivered());
-        within(async {
+        let is_well = async {
             while ledger.delivered() < delivered + 60 {
                 sleep(Duration::from_millis(5)).await;
             }
-        })
-        .await;
+        };
+        timeout(2 * recovery, is_well).await.expect("all should be well long since");
         let recovered = over.elapsed();
         ledger.close(asking).await;
         well.close(asking_well).await;

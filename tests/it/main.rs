@@ -72,6 +72,8 @@ mod support;
 #[cfg(test)]
 mod tls;
 #[cfg(test)]
+mod traces;
+#[cfg(test)]
 mod truncation;
 #[cfg(test)]
 mod websocket;

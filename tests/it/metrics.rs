@@ -1,6 +1,9 @@
 //! The metrics page, after a sequence that is known.
 
-use crate::support::Plan;
+use standin::Alpn;
+use standin::body::empty;
+
+use crate::support::{API, Metrics, Plan, held, hold};
 
 #[tokio::test]
 async fn what_happened_is_what_is_counted() {
@@ -67,5 +70,34 @@ async fn a_strange_path_is_one_escaped_line() {
     assert_eq!(answer.status, 400);
     let line = world.countersign.access_line("line-2").await;
     assert_eq!(line["path"].as_str().unwrap().len(), 512);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn connections_are_counted_from_their_making_to_their_end() {
+    let (responder, mut taken) = hold();
+    let world = Plan::open().alpn(Alpn::Http1).respond("/prod/held", responder).start().await;
+    let upstream = format!("upstream=\"{API}\"");
+    let count = |metrics: &Metrics, state: &str| {
+        let state = format!("state=\"{state}\"");
+        metrics.count("countersign_upstream_connections", &[&upstream, &state])
+    };
+    assert_eq!(world.get("/a").await.status, 200);
+    let metrics = world.countersign.until(|metrics| count(metrics, "idle") == 1).await;
+    assert_eq!(count(&metrics, "in_use"), 0);
+    let mut client = world.countersign.connect().await;
+    client.writer.request("GET", "/held", &[], b"").await;
+    let held = held(&mut taken).await;
+    // The kept one is used again.
+    let metrics = world.countersign.metrics().await;
+    assert_eq!((count(&metrics, "idle"), count(&metrics, "in_use")), (0, 1));
+    assert_eq!(world.get("/b").await.status, 200);
+    let metrics = world.countersign.until(|metrics| count(metrics, "idle") == 1).await;
+    assert_eq!(count(&metrics, "in_use"), 1);
+    assert_eq!(metrics.count("countersign_upstream_connections_opened_total", &[&upstream]), 2);
+    drop(held.answer_with(empty()));
+    assert_eq!(client.reader.answer("GET").await.status, 200);
+    let metrics = world.countersign.until(|metrics| count(metrics, "idle") == 2).await;
+    assert_eq!(count(&metrics, "in_use"), 0);
     world.finish().await;
 }

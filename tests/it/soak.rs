@@ -103,7 +103,7 @@ async fn soak() {
             most = (most.0.max(resident), most.1.max(descriptors));
             // The beginning fills pools and the allocator.
             if begun.elapsed() > length / 4 {
-                samples.push((begun.elapsed().as_secs_f64(), resident as f64));
+                samples.push((begun.elapsed().as_secs_f64(), f64::from(u32::try_from(resident).unwrap())));
             }
         }
     };

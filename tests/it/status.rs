@@ -48,7 +48,7 @@ async fn what_happened_is_told_with_names_and_no_values() {
     assert!((sum - delivered["ms"].as_f64().unwrap()).abs() < 0.01, "{delivered}");
     assert!(phases["connect"].as_f64() > Some(0.0) && phases["first_byte"].as_f64() > Some(0.0), "{delivered}");
     assert_eq!(members(refused, ["outcome", "route", "sends"]), json!(["no-route", null, 0]));
-    assert!(refused["hint"].as_str().unwrap().starts_with("Nothing was sent."), "{refused}");
+    assert!(refused["meaning"].as_str().unwrap().starts_with("Nothing was sent."), "{refused}");
     assert!(refused["cause"].as_str().unwrap().contains("/elsewhere"), "{refused}");
 
     let route = &report["routes"][0];
@@ -195,7 +195,7 @@ async fn events_tell_each_request_once_and_go_on_where_they_were() {
     let parts: Vec<&str> = change["parts"].as_array().unwrap().iter().map(|part| part[0].as_str().unwrap()).collect();
     assert_eq!(
         parts,
-        ["state", "trouble", "tiles", "routes", "credentials"]
+        ["state", "trouble", "tiles", "routes", "credentials", "causes"]
             .into_iter()
             .filter(|part| parts.contains(part))
             .collect::<Vec<_>>()
@@ -256,5 +256,43 @@ async fn open_pages_leave_room_for_the_probes() {
     })
     .await;
     drop(open);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn causes_are_counted_and_told_with_what_to_do() {
+    let nowhere = "[[route]]\nname = \"gone\"\npath = \"/gone\"\nupstream = \"http://127.0.0.1:1\"\nauth = \"none\"\n";
+    let world = Plan::open().route("path = \"/api\"").add(nowhere).start().await;
+    assert_eq!(status(&world).await["causes"], json!([]));
+    for _ in 0..3 {
+        assert_eq!(world.get("/gone/x").await.status, 502);
+    }
+    let report = status(&world).await;
+    let cause = &report["causes"][0];
+    assert_eq!(members(cause, ["route", "code", "times"]), json!(["gone", "port-closed", 3]));
+    assert!(cause["first"].as_str() <= cause["last"].as_str());
+    for words in ["is", "fix", "evidence"] {
+        assert!(cause[words].as_str().is_some_and(|words| !words.is_empty()), "{cause}");
+    }
+    let page = world.countersign.page("/").await.text();
+    let section = page.split("id=\"causes\"").nth(1).unwrap();
+    for words in ["port-closed", "3 times", "gone", "Fix:"] {
+        assert!(section.split("</section>").next().unwrap().contains(words), "{words}: {section}");
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn what_the_gate_refuses_shows_what_was_asked_for_without_its_secrets() {
+    let world = Plan::open().start().await;
+    let mut client = world.countersign.connect().await;
+    let head = "GET https://me:do-not-show@api.example/x?do-not-show HTTP/1.1\r\nHost: a\r\n\r\n";
+    assert_eq!(client.raw(head).await.status, 400);
+    world.countersign.until(|metrics| metrics.count("countersign_requests_total", &[]) == 1).await;
+    let report = status(&world).await;
+    assert_eq!(members(&report["requests"][0], ["method", "path"]), json!(["GET", "https://api.example/x"]));
+    let page = world.countersign.page("/").await.text();
+    assert!(page.contains("https://api.example/x") && !page.contains("do-not-show"));
+    assert!(!world.countersign.log().contains("do-not-show"));
     world.finish().await;
 }

@@ -146,15 +146,15 @@ impl Site {
         }
         Steady { over, asking }
     }
+}
 
-    /// The most that it may use with so many connections and requests in flight, and so much held (security.md 3.2).
-    fn assert_formula(&self, usage: Usage, connections: usize, in_flight: usize, held: usize) {
-        // Code that was compiled for debugging is larger; its own size is no part of what is looked at.
-        let base = if cfg!(debug_assertions) { 48 * KIB } else { 24 * KIB };
-        let most = base + 48 * connections as u64 + 192 * in_flight as u64 + held as u64 / KIB;
-        println!("resident {} KiB of {most} KiB, {} descriptors", usage.resident, usage.descriptors);
-        assert!(usage.resident <= most, "{usage:?}, {most} KiB at most");
-    }
+/// The most that it may use with so many connections and requests in flight, and so much held (security.md 3.2).
+fn assert_formula(usage: Usage, connections: usize, in_flight: usize, held: usize) {
+    // Code that was compiled for debugging is larger; its own size is no part of what is looked at.
+    let base = if cfg!(debug_assertions) { 48 * KIB } else { 24 * KIB };
+    let most = base + 48 * connections as u64 + 192 * in_flight as u64 + held as u64 / KIB;
+    println!("resident {} KiB of {most} KiB, {} descriptors", usage.resident, usage.descriptors);
+    assert!(usage.resident <= most, "{usage:?}, {most} KiB at most");
 }
 
 /// Requests that go well all the while.

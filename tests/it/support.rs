@@ -1,6 +1,7 @@
 //! The sidecar under test, and what stands around it.
 
 mod client;
+mod collector;
 mod frames;
 mod ledger;
 mod log;
@@ -27,6 +28,7 @@ use tempfile::TempDir;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
 
+pub(crate) use collector::{Collector, attribute};
 pub(crate) use client::{Answer, Client, Piece};
 pub(crate) use frames::{FrameUpstream, Frames, INTERNAL_ERROR, NO_ERROR, REFUSED_STREAM};
 pub(crate) use ledger::{Done, Ledger};

@@ -11,7 +11,8 @@ pub(super) fn item(request: &Request, routes: &[Route]) -> String {
     let method = method.as_deref().unwrap_or("–");
     let status = status.map_or_else(|| "–".to_owned(), |status| status.to_string());
     let name = route.as_deref().unwrap_or("no route");
-    let searched = format!("{method} {path} {name} {status} {outcome} {id}").to_lowercase();
+    let theirs = request.aws_request_id.as_deref().unwrap_or_default();
+    let searched = format!("{method} {path} {name} {status} {outcome} {id} {theirs}").to_lowercase();
     let mut text = format!(
         "<li class=\"{verdict}\" data-number=\"{number}\" data-text=\"{}\"><details><summary>\
          <time datetime=\"{ended}\" data-clock>{}</time><span class=\"method\">{}</span><span class=\"status\">{status}</span>",
@@ -19,7 +20,11 @@ pub(super) fn item(request: &Request, routes: &[Route]) -> String {
         ended.clock(),
         Text(method),
     );
-    let shown = if path.is_empty() { "<i>not kept</i>".to_owned() } else { Text(path).to_string() };
+    let shown = match path.as_str() {
+        "" if request.method.is_none() => "<i>no request line</i>".to_owned(),
+        "" => "<i>not kept</i>".to_owned(),
+        path => Text(path).to_string(),
+    };
     put!(text, "<span class=\"path\"><span>{shown}</span></span><span class=\"route\">{}</span>", Text(name));
     put!(text, "<span class=\"outcome\">{outcome}</span><span class=\"ms\">{}</span>", duration(Some(request.ms)));
     put!(text, "{}</summary><div class=\"more\">", spark::parts(&request.phases_ms.named()));
@@ -67,6 +72,12 @@ fn facts(text: &mut String, request: &Request, routes: &[Route]) {
         added(&mut fact, request, routes);
     }
     fact("Request id", &code(&request.id));
+    if let Some(theirs) = &request.aws_request_id {
+        fact("API Gateway's id", &code(theirs));
+    }
+    if let Some(extended) = &request.aws_extended_id {
+        fact("Its extended id", &code(extended));
+    }
     if let Some(fault) = request.fault {
         fact(
             "Fault",

@@ -783,3 +783,17 @@ async fn the_status_tells_how_it_fares() {
     assert_eq!((status.usable, status.failure.is_none(), status.fetched, status.failed), (true, true, 1, 1));
     assert!(status.expires.is_some());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_wall_clock_that_is_set_and_set_back_leaves_nobody_waiting() {
+    let (token, seen) = token(|_| (Duration::ZERO, Give(HOUR)));
+    assert_eq!(token.get().await.unwrap().value, 1);
+    // No try comes within a second of another, so that whoever asks now has to wait.
+    seen.set_wall(7_200);
+    let (lease, ()) = tokio::join!(token.get(), async {
+        sleep(SECOND / 2).await;
+        seen.set_wall(0);
+    });
+    assert_eq!((lease.unwrap().value, seen.calls()), (1, 1));
+    assert!(seen.elapsed() <= SECOND + TICK, "{:?}", seen.elapsed());
+}

@@ -75,6 +75,12 @@ impl UrlScheme {
 impl Url {
     /// Takes `text` apart.
     pub(super) fn parse(text: &str, query: Query) -> Result<Self, UrlError> {
+        let url = Self::parse_open(text, query)?;
+        if url.is_open() { Err(UrlError::PlainText) } else { Ok(url) }
+    }
+
+    /// The same for what may carry no credential.
+    pub(super) fn parse_open(text: &str, query: Query) -> Result<Self, UrlError> {
         let (scheme, rest) = text.split_once("://").ok_or(UrlError::NoScheme)?;
         let scheme = match scheme.to_ascii_lowercase().as_str() {
             "https" => UrlScheme::Https,
@@ -101,11 +107,13 @@ impl Url {
             return Err(UrlError::Query);
         }
         let path = path::parse(path).map_err(UrlError::Path)?.to_owned();
-        if scheme == UrlScheme::Http && !is_loopback(&host) {
-            return Err(UrlError::PlainText);
-        }
         let port = port.filter(|port| *port != scheme.default_port());
         Ok(Self { scheme, host, port, path, query: asked.map(ToOwned::to_owned) })
+    }
+
+    /// Whether what goes there can be read on the way.
+    pub(super) fn is_open(&self) -> bool {
+        self.scheme == UrlScheme::Http && !is_loopback(&self.host)
     }
 
     /// The host as it stands in a URL, and the port if it is not the scheme's own.

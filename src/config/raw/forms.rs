@@ -13,6 +13,7 @@ use crate::config::read::{At, FromToml, Reader, Table, Text, Type, Value};
 use crate::secret::Secret;
 use crate::telemetry::level::{self, LEVELS};
 use crate::telemetry::log::Level;
+use crate::telemetry::traces::sampling::Share;
 
 const SECRET_FORMS: &str = "write { env = \"NAME\" }, { file = \"path\" }, { secretsmanager = \"NAME\", key = \"KEY\" } or { ssm = \"/NAME\" }";
 const CREDENTIALS_FORMS: &str = "write \"default\", \"environment\", \"container\", \"instance\", \"web-identity\", { profile = \"NAME\" }, { static = { access_key_id = …, secret_access_key = … } } or { identity_pool = { id = …, login = … } }";
@@ -65,6 +66,27 @@ impl FromToml for UserId {
             reader.problems.error(span, format!("{key} must be between 0 and {}", u32::MAX));
         }
         id.map(Self)
+    }
+}
+
+impl FromToml for Share {
+    const TYPE: Type = Type::Share;
+
+    fn read(reader: &mut Reader<'_>, key: &str, value: &Value<'_>) -> Option<Self> {
+        let number = match value.get_ref() {
+            DeValue::Float(number) => number.as_str().parse().ok(),
+            DeValue::Integer(number) => number.as_str().parse().ok(),
+            _ => {
+                reader.wrong_type(key, value, "a number from 0 to 1");
+                return None;
+            }
+        };
+        let share = number.and_then(Self::new);
+        if share.is_none() {
+            let span = reader.span(value);
+            reader.problems.error(span, format!("`{key}` must be between 0 and 1")).help("0.1 is every tenth");
+        }
+        share
     }
 }
 

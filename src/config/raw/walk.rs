@@ -42,6 +42,7 @@ fn read_root(reader: &mut Reader<'_>, entries: &DeTable<'_>) -> RawConfig {
         proxy: reader.or_default(&root, "proxy", "{}", None).value,
         admin: reader.or_default(&root, "admin", "{}", None).value,
         log: reader.or_default(&root, "log", "{}", None).value,
+        traces: reader.or_default(&root, "traces", "{}", None).value,
         auth: read_auths(reader, &root),
         token_cache: reader.or_default(&root, "token_cache", "{}", None).value,
         routes: read_routes(reader, &root, &upstream),

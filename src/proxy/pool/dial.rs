@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::census::{Open, Tally};
 use super::interim::Counted;
 use super::shared::Most;
 use super::tunnel::{self, ProxyFault};
@@ -49,19 +50,25 @@ pub(super) struct Dialer {
     tls: Option<TlsConnector>,
     tasks: Tasks,
     names: Names,
+    tally: Tally,
 }
 
 impl Dialer {
     pub(super) fn new(origin: Origin, tls: Option<Arc<rustls::ClientConfig>>, tasks: Tasks, names: Names) -> Self {
         let (form, named_by) = (Form::Http1, NamedBy::Config);
-        Self { origin, form, named_by, tls: tls.map(TlsConnector::from), tasks, names }
+        Self { origin, form, named_by, tls: tls.map(TlsConnector::from), tasks, names, tally: Tally::default() }
+    }
+
+    /// The same, with its connections counted in `tally`.
+    pub(super) fn counted(self, tally: Tally) -> Self {
+        Self { tally, ..self }
     }
 
     /// One in plain HTTP for a host that a caller has named, or, for requests in [`Form::Absolute`], to the proxy on the
     /// way there.
     pub(super) fn elsewhere(origin: Origin, form: Form, tasks: Tasks, names: Names) -> Self {
         let named_by = if form == Form::Absolute { NamedBy::Config } else { NamedBy::Caller };
-        Self { origin, form, named_by, tls: None, tasks, names }
+        Self { origin, form, named_by, tls: None, tasks, names, tally: Tally::default() }
     }
 
     pub(super) fn may_speak_http2(&self) -> bool {
@@ -74,12 +81,12 @@ impl Dialer {
         let (names, named_by) = (&self.names, self.named_by);
         let reach = Reach { names, named_by, dns_timeout: *dns_timeout, connect_timeout: *connect_timeout };
         let tcp = reach.host(dial, via.as_ref()).await?;
-        let Some(tls) = &self.tls else { return self.http1(Stream::plain(tcp)).await };
+        let Some(tls) = &self.tls else { return self.http1(Stream::new(Io::Plain(tcp), &self.tally)).await };
         let stream = self.handshake(tls, tcp).await?;
         if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
             self.http2(stream, most.clone()).await
         } else {
-            self.http1(Stream::tls(stream)).await
+            self.http1(Stream::new(Io::Tls(Box::new(stream)), &self.tally)).await
         }
     }
 
@@ -118,9 +125,11 @@ impl Dialer {
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(answers.head)
-            .handshake(TokioIo::new(Counted::new(stream, answers.interim)))
+            // Large, and part of every request that waits for a connection.
+            .handshake(TokioIo::new(Box::new(Counted::new(stream, answers.interim))))
             .await
             .map_err(UpstreamError::Http)?;
+        let open = self.tally.open();
         let dial = self.origin.dial.clone();
         self.tasks.spawn("http2-connection", async move {
             // hyper polls it for each request, which is often enough to hear of a change.
@@ -129,7 +138,9 @@ impl Dialer {
                 most.learn(driver.current_max_send_streams());
                 polled
             });
-            if let Err(error) = ended.await {
+            let ended = ended.await;
+            drop(open);
+            if let Err(error) = ended {
                 tracing::debug!(%dial, %error, "an HTTP/2 connection ended");
             }
         });
@@ -217,6 +228,8 @@ impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Executo
 pub(super) struct Stream {
     io: Io,
     hears: Hears,
+    #[expect(dead_code, reason = "held for its drop: the connection counts until then")]
+    open: Open,
 }
 
 #[derive(Debug)]
@@ -233,12 +246,8 @@ enum Hears {
 }
 
 impl Stream {
-    fn plain(stream: TcpStream) -> Self {
-        Self { io: Io::Plain(stream), hears: Hears::Yes }
-    }
-
-    fn tls(stream: TlsStream<TcpStream>) -> Self {
-        Self { io: Io::Tls(Box::new(stream)), hears: Hears::Yes }
+    fn new(io: Io, tally: &Tally) -> Self {
+        Self { io, hears: Hears::Yes, open: tally.open() }
     }
 
     /// Runs a write of some kind; `done` is what it comes to once the peer no longer reads.

@@ -4,6 +4,7 @@
 //! without a task of its own. A connection that closes just as it is reused cannot hang a request (deps.md 4.1). And a
 //! request that was not sent comes back whole, so that it may be sent again. Imports `route`, `tls`, `tasks`, `message`.
 
+mod census;
 mod checkout;
 mod connection;
 mod dial;
@@ -21,8 +22,10 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use http::uri::Scheme;
+use prometheus_client::collector::Collector;
 use tokio::time::Instant;
 
+use self::census::Census;
 use self::checkout::Ready;
 pub use self::checkout::{Answered, Checkout, Form};
 use self::connection::H1;
@@ -47,15 +50,19 @@ pub struct Pool {
     roots: SystemRoots,
     tasks: Tasks,
     names: Names,
-    /// Those that a snapshot holds, and with what in their certificate files.
-    origins: Mutex<HashMap<Origin, (Fingerprint, Weak<Connections>)>>,
+    census: Census,
     tls: Mutex<HashMap<ClientSettings, (Fingerprint, Arc<rustls::ClientConfig>)>>,
 }
 
 impl Pool {
     /// An empty pool, which looks names up in `names`.
     pub fn new(roots: SystemRoots, tasks: Tasks, names: Names) -> Self {
-        Self { roots, tasks, names, origins: Mutex::default(), tls: Mutex::default() }
+        Self { roots, tasks, names, census: Census::default(), tls: Mutex::default() }
+    }
+
+    /// Counts the connections, for the metrics.
+    pub fn census(&self) -> impl Collector + use<> {
+        self.census.clone()
     }
 
     /// The connections of `origin`, shared by all routes that have an equal one, those of a config before this one among
@@ -65,14 +72,15 @@ impl Pool {
     /// [`TlsError`] when its certificate files cannot be used.
     pub fn origin(&self, origin: &Origin) -> Result<Arc<Connections>, TlsError> {
         let files = origin.tls.fingerprint();
-        let mut origins = lock(&self.origins);
+        let mut origins = lock(&self.census.origins);
         let known = origins.get(origin).filter(|(then, _)| *then == files);
         if let Some(known) = known.and_then(|(_, known)| known.upgrade()) {
             return Ok(known);
         }
         let tls = if origin.scheme == Scheme::HTTPS { Some(self.tls(&origin.tls, files)?) } else { None };
         let connections = Arc::new(Connections {
-            dialer: Dialer::new(origin.clone(), tls, self.tasks.clone(), self.names.clone()),
+            dialer: Dialer::new(origin.clone(), tls, self.tasks.clone(), self.names.clone())
+                .counted(self.census.tally(origin)),
             skew: Skew::default(),
             retries: Retries::default(),
             most: Most::default(),
@@ -189,6 +197,12 @@ impl Connections {
     /// The origin these connections lead to.
     pub fn origin(&self) -> &Origin {
         &self.dialer.origin
+    }
+
+    /// How many wait for a request.
+    fn idle(&self) -> usize {
+        let kept = lock(&self.kept);
+        kept.idle.len() + kept.shared.iter().filter(|shared| shared.is_idle()).count()
     }
 
     fn take_kept(&self, reuse: Reuse) -> Option<Ready> {

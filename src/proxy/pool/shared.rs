@@ -77,6 +77,11 @@ impl Shared {
         self.until > Instant::now() && !self.sender.is_closed()
     }
 
+    /// Whether no request is on it.
+    pub(super) fn is_idle(&self) -> bool {
+        self.load.busy.load(Ordering::Relaxed) == 0
+    }
+
     /// A place on it, if `reuse` admits it and fewer than `most` are taken. Callers take turns.
     pub(super) fn enter(&self, reuse: Reuse, most: &Most) -> Option<Place> {
         if !reuse.admits(self.begun) || self.load.busy.load(Ordering::Relaxed) >= most.get() {

@@ -35,6 +35,8 @@ impl Default for Limits {
     }
 }
 
+/// Of what a refused head asks for; people read it.
+const LONGEST_SHOWN: usize = 1_024;
 /// The longest registered method has 17 characters; routes may name others.
 const LONGEST_METHOD: usize = 256;
 /// Whoever is behind us may count in floating point; no body of this size ends.
@@ -183,17 +185,19 @@ impl Head {
         }
     }
 
-    /// The method, and the path without its query, as far as they were found in order.
-    pub(super) fn asked(&self, bytes: &[u8]) -> (Option<Method>, Option<String>) {
-        if self.asked.is_none() {
-            return (None, None);
-        }
+    /// The method and the request-target, as far as the first line that `bytes` begin with has them, whatever is wrong
+    /// with it. They are for people: without what may be a secret (query, fragment, user name and password), and without
+    /// control characters.
+    pub(super) fn asked(bytes: &[u8]) -> (Option<Method>, Option<String>) {
         let line = bytes.strip_prefix(b"\r\n").unwrap_or(bytes);
+        let line = line.split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default();
         let mut parts = line.split(|byte| *byte == b' ');
-        let method = parts.next().and_then(|method| Method::from_bytes(method).ok());
-        let path = parts.next().and_then(|target| target.split(|byte| *byte == b'?').next());
-        let path = path.filter(|path| path.starts_with(b"/")).and_then(|path| String::from_utf8(path.to_vec()).ok());
-        (method, path)
+        let method = parts.next().filter(|method| method.len() <= LONGEST_METHOD && is_token(method));
+        let method = method.and_then(|method| Method::from_bytes(method).ok());
+        // A lone word is no request: it may be anything.
+        let (Some(method), Some(target)) = (method, parts.next()) else { return (None, None) };
+        let path = target.split(|byte| matches!(byte, b'?' | b'#')).next();
+        (Some(method), path.and_then(shown))
     }
 
     /// Whether `length` bytes may be needed up to here.
@@ -303,6 +307,21 @@ fn request_target(target: &[u8]) -> Result<(), HeadError> {
         None | Some("http") => Ok(()),
         Some(_) => Err(HeadError::Scheme),
     }
+}
+
+/// A target as it may be shown: a path, or a URL without its user name and password.
+fn shown(target: &[u8]) -> Option<String> {
+    let target = target.get(..LONGEST_SHOWN).unwrap_or(target);
+    // A head is refused at such a byte, and what is behind it may not have come yet.
+    let target = target.split(|byte| is_control(*byte) || *byte == b'\t').next().unwrap_or_default();
+    let text = String::from_utf8_lossy(target).into_owned();
+    if text.starts_with('/') {
+        return Some(text);
+    }
+    let (scheme, rest) = text.split_once("://").filter(|(scheme, _)| is_token(scheme.as_bytes()))?;
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    Some(format!("{scheme}://{host}{path}"))
 }
 
 fn length(digits: &[u8]) -> Option<u64> {

@@ -28,9 +28,9 @@ enum Phase {
 pub struct Refused {
     /// The rule.
     pub error: HeadError,
-    /// If the first line was in order.
+    /// If the first line has one.
     pub method: Option<Method>,
-    /// The same, without the query.
+    /// What it asks for, as it may be shown: without query, fragment, user name and password.
     pub path: Option<String>,
 }
 
@@ -83,7 +83,7 @@ impl Judge {
                     Ok(whole.length + self.body(behind))
                 }
                 Err(error) => {
-                    let (method, path) = head.asked(bytes);
+                    let (method, path) = Head::asked(bytes);
                     self.phase = Phase::Over;
                     Err(Stop::Head(Refused { error, method, path }))
                 }

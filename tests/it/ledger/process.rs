@@ -32,7 +32,7 @@ async fn survive(line: &str, log: &str, trouble: impl AsyncFnOnce(&Program)) -> 
         let wanted = ledger.delivered() + number;
         within(async {
             while ledger.delivered() < wanted {
-                sleep(Duration::from_millis(5)).await
+                sleep(Duration::from_millis(5)).await;
             }
         })
         .await;

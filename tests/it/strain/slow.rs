@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use super::{MIB, Plan, Site, large};
+use super::{MIB, Plan, Site, assert_formula, large};
 use crate::support::{Client, Piece, within};
 
 /// What slow clients do.
@@ -32,7 +32,7 @@ async fn dawdle(mut client: Client, slow: Slow) -> Duration {
             client.writer.request("GET", "/hurt", &[], b"").await;
             // The end shows when what is left is read: later, so that it is no progress.
             sleep(Duration::from_secs(4)).await;
-            while !matches!(client.reader.skip().await, false) {}
+            while client.reader.skip().await {}
             return begun.elapsed();
         }
     }
@@ -125,7 +125,7 @@ async fn t83_two_thousand_slow_connections_of_slowhttptest() {
         {
             println!("    {line}");
         }
-        site.assert_formula(most, 2_000, usize::try_from(in_flight).unwrap(), 0);
+        assert_formula(most, 2_000, usize::try_from(in_flight).unwrap(), 0);
         site.program.until(|metrics| metrics.count("countersign_requests_in_flight", &[]) == 0).await;
     }
 }
@@ -141,7 +141,7 @@ async fn idle_and_slow(idle: usize, slow: usize, size: usize) {
         assert_eq!(client.get("/").await.status, 200);
         clients.push(client);
     }
-    site.assert_formula(site.program.usage(), idle, 0, 0);
+    assert_formula(site.program.usage(), idle, 0, 0);
     let (mut downloads, mut uploads) = (Vec::new(), JoinSet::new());
     for _ in 0..slow {
         let mut client = site.client().await;
@@ -173,7 +173,7 @@ async fn idle_and_slow(idle: usize, slow: usize, size: usize) {
             }
         }
     }
-    site.assert_formula(most, idle + 2 * slow, 2 * slow, 0);
+    assert_formula(most, idle + 2 * slow, 2 * slow, 0);
     println!("health {:?}", site.health().await);
     drop((clients, downloads, held));
     site.program.until(|metrics| metrics.count("countersign_requests_in_flight", &[]) == 0).await;

@@ -117,6 +117,12 @@ impl Plan {
         self.edit(move |setup| setup.secret(name, value))
     }
 
+    /// A variable that is no secret.
+    pub(crate) fn variable(self, name: &'static str, value: &str) -> Self {
+        let value = value.to_owned();
+        self.edit(move |setup| setup.variable(name, &value))
+    }
+
     /// One more main listener.
     pub(crate) fn listen(self, address: &'static str) -> Self {
         self.edit(move |setup| setup.listen(address))

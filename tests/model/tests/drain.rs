@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 const SCHEDULES: usize = 10_000;
 const QUIET: Duration = Duration::from_secs(2);
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// Lets time pass until `is_over`.
 fn pass_until(is_over: &AtomicBool) {
