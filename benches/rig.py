@@ -197,9 +197,12 @@ backend out
         return process, f"http://127.0.0.1:{port}"
 
     def envoy(self):
-        envoy = os.environ.get("ENVOY") or find("envoy")
+        installed = pathlib.Path(__file__).parent.glob(".venv/lib/*/site-packages/envoy/_bin/envoy")
+        envoy = os.environ.get("ENVOY") or find("envoy") or next(map(str, installed), None)
         if not envoy:
             return None
+        if not os.access(envoy, os.X_OK):
+            os.chmod(envoy, 0o755)
         port, path = free_port(), self.folder / "envoy.json"
         kind = "type.googleapis.com/envoy.extensions."
         signing = {"@type": kind + "filters.http.aws_request_signing.v3.AwsRequestSigning",

@@ -15,7 +15,9 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// What may wait to be written: a second of lines at 8,000 a second.
+/// What may wait to be written: a second of lines at 4,000 a second.
+const MOST_LINES: usize = 4_096;
+/// And in bytes, since lines are not equal.
 const MOST_BYTES: usize = 2 * 1024 * 1024;
 /// Written at once: what a pipe takes whole (`PIPE_BUF`), so that nothing of another program that writes to it comes between.
 const PIECE: usize = 4_096;
@@ -62,7 +64,8 @@ struct Queue {
 struct Waiting {
     /// Whole lines.
     bytes: Vec<u8>,
-    /// Taken by the thread, and not written yet.
+    /// Lines that are not written yet, and bytes of them that the thread has taken.
+    lines: usize,
     in_hand: usize,
     /// To be told once all before is written.
     flushes: Vec<SyncSender<()>>,
@@ -94,11 +97,13 @@ impl Lines {
 
     fn add(&self, line: &[u8]) {
         let mut waiting = self.queue.lock();
-        if waiting.bytes.len() + waiting.in_hand + line.len() > MOST_BYTES {
+        let bytes = waiting.bytes.len() + waiting.in_hand + line.len();
+        if waiting.lines >= MOST_LINES || bytes > MOST_BYTES {
             drop(waiting);
             self.lost.0.inc();
             return;
         }
+        waiting.lines += 1;
         waiting.bytes.extend_from_slice(line);
         self.queue.wake(waiting);
     }
@@ -108,6 +113,18 @@ impl Queue {
     /// A panic elsewhere does not poison it: what it guards is valid between any two statements.
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// These bytes of those in hand are out, or lost.
+    fn written(&self, piece: &[u8]) {
+        let mut waiting = self.lock();
+        waiting.in_hand -= piece.len();
+        // A line may have had line ends within it.
+        waiting.lines = if waiting.in_hand == 0 && waiting.bytes.is_empty() {
+            0
+        } else {
+            waiting.lines.saturating_sub(count(piece))
+        };
     }
 
     fn wake(&self, mut waiting: MutexGuard<'_, Waiting>) {
@@ -155,10 +172,10 @@ impl<W: Write> Drain<W> {
             let mut rest = lines.as_slice();
             while let Some((piece, more)) = next_piece(rest) {
                 let written = self.write(piece);
-                self.queue.lock().in_hand -= piece.len();
+                self.queue.written(piece);
                 match written {
                     Ok(()) => self.tell(),
-                    Err(_nowhere_to_tell) => drop(self.lost.0.inc_by(count(piece))),
+                    Err(_nowhere_to_tell) => drop(self.lost.0.inc_by(count(piece) as u64)),
                 }
                 rest = more;
             }
@@ -215,8 +232,8 @@ fn next_piece(lines: &[u8]) -> Option<(&[u8], &[u8])> {
     lines.split_at_checked(end).filter(|(piece, _)| !piece.is_empty())
 }
 
-fn count(lines: &[u8]) -> u64 {
-    lines.split_inclusive(|byte| *byte == b'\n').count() as u64
+fn count(lines: &[u8]) -> usize {
+    lines.split_inclusive(|byte| *byte == b'\n').count()
 }
 
 #[cfg(test)]
@@ -261,11 +278,10 @@ mod tests {
         for number in 0..20_000 {
             (&lines).write_all(format!("{number:>255}\n").as_bytes()).unwrap();
         }
-        // 2 MiB wait, of 256 bytes each; a piece of them may have been read while the others came.
-        assert_eq!(lost.count(), 20_000 - 8_192);
+        assert_eq!(lost.count(), 20_000 - 4_096);
         let pieces: Vec<Vec<u8>> = std::iter::from_fn(|| reader.recv_timeout(FLUSH).ok()).collect();
         assert!(pieces.iter().all(|piece| piece.len() <= PIECE && piece.ends_with(b"\n")), "lines are not cut");
-        let read = pieces.iter().map(|piece| count(piece)).sum::<u64>();
+        let read = pieces.iter().map(|piece| count(piece) as u64).sum::<u64>();
         // Once it is read again, the log tells of them; here there is none.
         assert_eq!(read + lost.count(), 20_000);
     }
@@ -296,11 +312,11 @@ mod tests {
     fn what_was_logged_is_written_at_the_end() {
         let (said, written) = channel();
         let (lines, lost) = Lines::start(Heard(said)).unwrap();
-        for _ in 0..10_000 {
+        for _ in 0..4_000 {
             (&lines).write_all(b"line\n").unwrap();
         }
         lines.flush();
-        assert_eq!(written.try_iter().flatten().collect::<Vec<u8>>(), b"line\n".repeat(10_000));
+        assert_eq!(written.try_iter().flatten().collect::<Vec<u8>>(), b"line\n".repeat(4_000));
         assert_eq!(lost.count(), 0);
     }
 }

@@ -210,15 +210,15 @@ impl Connections {
         &self.dialer.origin
     }
 
+    /// What it is called in `Host`.
+    pub fn host(&self) -> &HeaderValue {
+        &self.host
+    }
+
     /// How many wait for a request.
     fn idle(&self) -> usize {
         let kept = lock(&self.kept);
         kept.idle.len() + kept.shared.iter().filter(|shared| shared.is_idle()).count()
-    }
-
-    /// What it is called in `Host`.
-    pub fn host(&self) -> &HeaderValue {
-        &self.host
     }
 
     fn take_kept(&self, reuse: Reuse) -> Option<Ready> {
