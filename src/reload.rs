@@ -16,8 +16,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
-use crate::auth::status::Chain;
 use crate::auth::shared::Transport;
+use crate::auth::status::Chain;
 use crate::config::{self, Compiled, Environment, Hash, Report, Source};
 use crate::tls::{self, ClientSettings, Fingerprint};
 

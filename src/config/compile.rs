@@ -85,6 +85,7 @@ pub(super) fn compile(raw: RawConfig, context: &mut Context<'_>) -> Compiled {
     let token_cache = token_cache::compile(&raw_cache, context);
     let routes = route::compile(routes, &mut auths, context);
     let schemes = auths.finish(context);
+    token_cache::warn_if_idle(&raw_cache, &schemes, context);
     let traces = traces::compile(&traces, context);
     let elsewhere = forward::policy(&proxy.forward.value, &upstream, &defaults.egress, &routes, context);
     Compiled {

@@ -146,7 +146,7 @@ table! {
 table! {
     /// A span for each request, for an OpenTelemetry collector. Off without an endpoint.
     struct RawTraces {
-        /// The collector's URL for spans, OTLP over HTTP in protobuf, as in "http://localhost:4318/v1/traces"; that of `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` or `OTEL_EXPORTER_OTLP_ENDPOINT`, if left out.
+        /// The collector's URL for spans, OTLP over HTTP in protobuf, as in `http://localhost:4318/v1/traces`; that of `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` or `OTEL_EXPORTER_OTLP_ENDPOINT`, if left out.
         endpoint: Text;
         /// Headers that the collector wants to see: strings or secrets, over https:// or to loopback alone; beside those of `OTEL_EXPORTER_OTLP_HEADERS`.
         headers: Map<RawFieldValue> = "{}";

@@ -132,10 +132,8 @@ impl Tracer {
             Some(above) => above.child(recorded),
             None => Context::root(|root| self.sampling.takes_root(root)),
         };
-        let onward = Onward {
-            parent: place.to_field()?,
-            state: if state.is_some() { State::Passed } else { State::Dropped },
-        };
+        let onward =
+            Onward { parent: place.to_field()?, state: if state.is_some() { State::Passed } else { State::Dropped } };
         let recorded = place.is_sampled().then(|| {
             let Moment { wall, monotonic } = now();
             let above = (above.map(|above| above.span), state);
@@ -246,7 +244,10 @@ mod tests {
         traced.end(end);
         let Ended { span, .. } = spans.recv().await.unwrap();
         assert_eq!((span.parent.unwrap().get(), span.state.as_deref()), (0xf0_67aa_0ba9_02b7, Some("a=1")));
-        assert_eq!(onward.parent, format!("00-4bf92f3577b34da6a3ce929d0e0e4736-{:016x}-01", span.context.span).as_str());
+        assert_eq!(
+            onward.parent,
+            format!("00-4bf92f3577b34da6a3ce929d0e0e4736-{:016x}-01", span.context.span).as_str()
+        );
         assert_eq!(span.path, "/orders/42");
     }
 

@@ -200,7 +200,9 @@ fn what_would_be_refused_is_explained_as_refused() {
 
 #[test]
 fn every_shell_gets_completions() {
-    for (shell, words) in [("bash", "_countersign()"), ("zsh", "#compdef countersign"), ("fish", "complete -c countersign")] {
+    for (shell, words) in
+        [("bash", "_countersign()"), ("zsh", "#compdef countersign"), ("fish", "complete -c countersign")]
+    {
         let output = call(TempDir::new().unwrap().path(), &["completions", shell], &[]);
         assert!(output.code == 0 && output.out.contains(words) && output.out.contains("healthcheck"), "{output:?}");
     }

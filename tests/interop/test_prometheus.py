@@ -100,7 +100,7 @@ def test_promtool_finds_nothing_to_say_of_it(page):
 
 def test_the_rules_hold_and_fire(tmp_path):
     result = promtool("check", "rules", str(RULES))
-    assert result.returncode == 0 and "10 rules found" in result.stdout, result.stdout + result.stderr
+    assert result.returncode == 0 and "11 rules found" in result.stdout, result.stdout + result.stderr
     labels = 'job="app", instance="a"'
     case = {
         "rule_files": [str(RULES)],

@@ -136,6 +136,11 @@ def test_the_page_lives_and_explains_what_fails(sidecar, browser):
         tab.run(f"{row}.querySelector('summary').click()")
     trouble = tab.run("document.getElementById('trouble').innerText")
     assert "Credential partner" in trouble and "cannot be fetched" in trouble
+    causes = "document.getElementById('causes').innerText"
+    for words in ("port-closed", "route down", "route partner", "once, last", "Fix:", "Seen:"):
+        assert words in tab.run(causes), tab.run(causes)
+    assert wire.get(sidecar.proxy, b"/down/again").status == 502
+    assert tab.wait(f"{causes}.includes('2 times, last')"), "the count of a cause stands still"
     assert tab.trouble == []
 
 
@@ -192,4 +197,6 @@ def test_it_fits_its_window_in_both_schemes(sidecar, browser, look, scheme, tmp_
     tab.shoot(folder / f"status-{look}-{scheme}.png")
     tab.run("document.querySelector('#requests').previousElementSibling.scrollIntoView()")
     tab.shoot(folder / f"status-{look}-{scheme}-requests.png")
+    tab.run("document.querySelector('#causes').previousElementSibling.scrollIntoView()")
+    tab.shoot(folder / f"status-{look}-{scheme}-causes.png")
     assert tab.trouble == []

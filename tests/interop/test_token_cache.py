@@ -467,14 +467,14 @@ def test_a_reload_changes_the_store_and_keeps_the_token(folders, tmp_path):
             assert process.get("/orders")[0] == 200 and asked(issuer) == 3
 
 
-def test_check_says_where_tokens_are_shared_and_whether_that_works(folders, tmp_path):
+def test_check_and_explain_say_where_tokens_are_shared_and_whether_that_works(folders, tmp_path):
     with world() as (issuer, api), Server(tmp_path / "redis") as store:
 
-        def check(cache, *arguments, **environment):
+        def check(cache, *arguments, command="check", **environment):
             folder = folders()
             (folder / "countersign.toml").write_text(config(issuer, api, cache))
             ended = subprocess.run(
-                [str(BINARY), "check", "--config", str(folder / "countersign.toml"), *arguments], capture_output=True, text=True,
+                [str(BINARY), command, "--config", str(folder / "countersign.toml"), *arguments], capture_output=True, text=True,
                 env={"PATH": os.environ["PATH"], **ENVIRONMENT, **environment}, timeout=60)
             assert SECRET not in ended.stdout + ended.stderr and ADMIN not in ended.stdout + ended.stderr
             return ended.returncode, ended.stdout + ended.stderr
@@ -483,6 +483,10 @@ def test_check_says_where_tokens_are_shared_and_whether_that_works(folders, tmp_
         assert code == 0 and f"tokens are shared through {store.url}" in text, text
         code, text = check(shared(store.url), "--online")
         assert code == 0 and "token cache: can be used" in text, text
+        code, text = check(shared(store.url), "GET", "http://localhost:8080/orders", command="explain")
+        assert code == 0 and f"shares     its token through {store.url}" in text, text
+        code, text = check("", "GET", "http://localhost:8080/orders", command="explain")
+        assert code == 0 and "shares" not in text, text
         code, text = check(shared(store.url), "--online", PASSWORD="wrong")
         assert code == 1 and "cache-login: " in text and "WRONGPASS" in text, text
         with socket.create_server(("127.0.0.1", 0)) as nobody:

@@ -130,7 +130,7 @@ def sidecar(start, gateway, api, collector):
         f'[traces]\nendpoint = "http://127.0.0.1:{collector.port}/v1/traces"\nservice_name = "orders-sidecar"\n'
         'headers = { x-api-key = { env = "COLLECTOR_KEY" } }\nresource = { "deployment.environment.name" = "test" }\n'
     )
-    config = configuration(traces, open_route(api), route(gateway, "/signed", "/iam", "session"))
+    config = configuration(traces, open_route(api), route(gateway, "/signed", "/prod", "session"))
     return start(config, environment={"COLLECTOR_KEY": KEY}, known_secrets={KEY})
 
 

@@ -28,8 +28,8 @@ use tempfile::TempDir;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
 
-pub(crate) use collector::{Collector, attribute};
 pub(crate) use client::{Answer, Client, Piece};
+pub(crate) use collector::{Collector, attribute};
 pub(crate) use frames::{FrameUpstream, Frames, INTERNAL_ERROR, NO_ERROR, REFUSED_STREAM};
 pub(crate) use ledger::{Done, Ledger};
 pub(crate) use metrics::Metrics;

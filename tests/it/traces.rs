@@ -194,7 +194,8 @@ async fn a_collector_that_is_busy_gets_the_same_spans_later_and_the_log_says_so_
     let world = traced(&collector).start().await;
     assert_eq!(world.get("/").await.status, 200);
     until_posts(&world, &collector, 4).await;
-    let metrics = world.countersign.until(|metrics| metrics.count("countersign_trace_spans_sent_total", &[]) == 1).await;
+    let metrics =
+        world.countersign.until(|metrics| metrics.count("countersign_trace_spans_sent_total", &[]) == 1).await;
     assert_eq!(metrics.count("countersign_trace_spans_lost_total", &[]), 0);
     let log = world.countersign.log();
     let said = |words: &str| log.lines().filter(|line| line.contains(words)).count();

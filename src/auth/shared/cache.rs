@@ -17,7 +17,9 @@ use crate::auth::status::Chain;
 use crate::diagnosis::Diagnosis;
 use crate::tasks::Tasks;
 
-/// How long a user name or password may take to be read: it may come from another store.
+/// How long a user name or password may take to be read, which may come from another store: while a token waits for it, and
+/// behind that.
+const LOGIN_PATIENCE: Duration = Duration::from_secs(2);
 const LOGIN_LIMIT: Duration = Duration::from_secs(5);
 /// Between two looks for a store that has failed: full jitter over a range that doubles from the first to the last.
 const FIRST_LOOK: Duration = Duration::from_secs(1);
@@ -166,7 +168,8 @@ impl<T: Store> TokenCache<T> {
         if self.is_shunned() {
             return;
         }
-        if let Ok(Err(error)) = timeout(LOGIN_LIMIT, self.store.prepare(false)).await {
+        let prepared = timeout(LOGIN_PATIENCE, self.store.prepare(false)).await;
+        if let Err(error) = prepared.unwrap_or_else(|_elapsed| Err(self.store.slow(LOGIN_PATIENCE))) {
             self.note(error);
         }
     }

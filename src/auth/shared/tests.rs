@@ -65,10 +65,6 @@ impl Shelf {
         }
     }
 
-    pub(super) fn calls(&self) -> u32 {
-        self.0.calls.load(Ordering::Relaxed)
-    }
-
     fn lease(&self, slot: &str) -> Option<String> {
         let leases = self.0.leases.lock().unwrap();
         leases.get(slot).filter(|(_, end)| *end > Instant::now()).map(|(fence, _)| fence.clone())

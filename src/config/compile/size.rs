@@ -13,7 +13,7 @@ pub(super) fn within(key: &str, size: &At<ByteSize>, bounds: RangeInclusive<u64>
     let (least, most) = (ByteSize(bounds.start() * KIB), ByteSize(bounds.end() * KIB));
     if !(least..=most).contains(&size.value) {
         let problem = context.problems.error(size.span, format!("`{key}` must be from {least} to {most}"));
-        problem.help(format!("it is {}", size.value));
+        problem.help("leave it out to have the default");
     }
     usize::try_from(size.value.0).unwrap_or(usize::MAX)
 }
@@ -23,7 +23,7 @@ pub(super) fn number(key: &str, number: &At<usize>, bounds: RangeInclusive<usize
     if !bounds.contains(&number.value) {
         let (least, most) = bounds.into_inner();
         let problem = context.problems.error(number.span, format!("`{key}` must be from {least} to {most}"));
-        problem.help(format!("it is {}", number.value));
+        problem.help("leave it out to have the default");
     }
     number.value
 }

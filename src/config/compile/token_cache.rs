@@ -4,7 +4,7 @@ use super::auth::is_label;
 use super::url::split_port;
 use super::{Context, name, secret, upstream};
 use crate::auth::shared::{Layout, Settings, Transport};
-use crate::auth::spec::SecretSource;
+use crate::auth::spec::{Bearer, Kind, SecretSource, Spec, TokenSource};
 use crate::config::diagnostic::Span;
 use crate::config::raw::{RawFieldValue, RawTokenCache};
 use crate::config::read::{At, Text};
@@ -97,6 +97,15 @@ pub(super) fn compile(raw: &RawTokenCache, context: &mut Context<'_>) -> Option<
     })
 }
 
+/// Warns of a store that nothing is shared through.
+pub(super) fn warn_if_idle(raw: &RawTokenCache, schemes: &[Spec], context: &mut Context<'_>) {
+    let is_shared = |spec: &Spec| matches!(&spec.kind, Kind::Bearer(Bearer { token: TokenSource::Client(_), .. }));
+    if let (Some(url), false) = (&raw.url, schemes.iter().any(is_shared)) {
+        let message = "[token_cache] does nothing: no route uses a table of kind \"client-credentials\"";
+        context.problems.warning(url.span, message).help("logins of users and AWS credentials are never shared");
+    }
+}
+
 fn username(value: &At<RawFieldValue>, context: &mut Context<'_>) -> Option<SecretSource> {
     match &value.value {
         RawFieldValue::Text(text) if text.is_empty() => {
@@ -111,11 +120,8 @@ fn username(value: &At<RawFieldValue>, context: &mut Context<'_>) -> Option<Secr
 /// Where a key stands that says where the store is, or how to be let in. Defaults may be written out.
 fn written(raw: &RawTokenCache) -> Option<Span> {
     let RawTokenCache { url: _, username, password, ca_file, cluster: _, prefix: _, timeout: _ } = raw;
-    let given = [
-        username.as_ref().map(|at| at.span),
-        password.as_ref().map(|at| at.span),
-        ca_file.as_ref().map(|at| at.span),
-    ];
+    let given =
+        [username.as_ref().map(|at| at.span), password.as_ref().map(|at| at.span), ca_file.as_ref().map(|at| at.span)];
     given.into_iter().flatten().next()
 }
 

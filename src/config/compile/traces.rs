@@ -191,8 +191,8 @@ fn sampling(context: &mut Context<'_>) -> Sampling {
 fn resource(raw: &RawTraces, context: &mut Context<'_>) -> Vec<(String, String)> {
     const NAME: &str = "service.name";
     let environment = filled("OTEL_RESOURCE_ATTRIBUTES", context).map(|text| pairs(&text)).unwrap_or_default();
-    let written = raw.resource.value.iter().map(|(name, value)| (name.value.clone(), value.value.to_string()));
-    let service = raw.service_name.as_ref().map(|name| name.value.to_string());
+    let written = raw.resource.value.iter().map(|(name, value)| (name.value.clone(), str::to_owned(&value.value)));
+    let service = raw.service_name.as_ref().map(|name| str::to_owned(&name.value));
     let service = service.or_else(|| filled("OTEL_SERVICE_NAME", context));
     let mut resource = vec![
         (NAME.to_owned(), env!("CARGO_PKG_NAME").to_owned()),

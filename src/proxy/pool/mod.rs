@@ -250,7 +250,8 @@ impl Connections {
         // Whoever waits here waits for a handshake that it can share; the deadline covers both its wait and its own try.
         let origin = self.origin();
         let limit = origin.connect_timeout + origin.tls_timeout;
-        let attempt = async {
+        // Large, and made for one request of many.
+        let attempt = Box::pin(async {
             let turn = self.dialling.lock().await;
             if let Some(ready) = self.take_kept(reuse) {
                 return Ok(ready);
@@ -260,7 +261,7 @@ impl Connections {
                 drop(turn);
             }
             self.establish().await
-        };
+        });
         tokio::time::timeout(limit, attempt)
             .await
             .unwrap_or_else(|_elapsed| Err(UpstreamError::ConnectTimeout { dial: origin.dial.clone(), limit }))

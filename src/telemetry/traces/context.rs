@@ -75,6 +75,12 @@ impl Context {
         self.flags & SAMPLED != 0
     }
 
+    /// The last half of the trace's id, by which all samplers go.
+    pub(super) fn end_of_trace(self) -> u64 {
+        let [.., a, b, c, d, e, f, g, h] = self.trace.get().to_be_bytes();
+        u64::from_be_bytes([a, b, c, d, e, f, g, h])
+    }
+
     /// Its flags, as they are written.
     pub(super) fn flags(self) -> u8 {
         self.flags
@@ -168,7 +174,10 @@ mod tests {
     fn a_traceparent_is_read_and_written() {
         let text = format!("00-{TRACE}-00f067aa0ba902b7-01");
         let context = read(&[&text]).unwrap();
-        assert_eq!((context.trace.get(), context.span.get()), (0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736, 0xf0_67aa_0ba9_02b7));
+        assert_eq!(
+            (context.trace.get(), context.span.get()),
+            (0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736, 0xf0_67aa_0ba9_02b7)
+        );
         assert!(context.is_sampled());
         assert_eq!(context.to_field().unwrap(), text.as_str());
         assert!(!read(&[&format!("00-{TRACE}-00f067aa0ba902b7-00")]).unwrap().is_sampled());

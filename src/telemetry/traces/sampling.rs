@@ -39,7 +39,7 @@ impl Share {
     #[expect(clippy::cast_precision_loss, reason = "2^-53 of the traces is no difference")]
     fn includes(self, context: Context) -> bool {
         const ALL: f64 = (1_u64 << 63) as f64;
-        let place = (context.trace.get() & u128::from(u64::MAX)) as u64 >> 1;
+        let place = context.end_of_trace() >> 1;
         self.0 >= 1.0 || (place as f64) < self.0 * ALL
     }
 }

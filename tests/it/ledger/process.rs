@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 use super::{FAULT, RECOVERY};
-use crate::support::{API, Done, Ledger, Program, within};
+use crate::support::{API, Client, Done, Ledger, OwnWords, Program, within};
 
 /// Requests to the real program, started through a shell by `line`, while `trouble` lasts.
 async fn survive(line: &str, log: &str, trouble: impl AsyncFnOnce(&Program)) -> (Ledger, Program) {
@@ -70,7 +70,18 @@ async fn nobody_reads_the_log() {
     // Its first lines go to the file that tells where it listens; from then on the pipe is open, and full.
     let line = "mkfifo pipe; { for n in 1 2 3 4 5 6; do read -r text && echo \"$text\"; done >log; exec sleep 20; } <pipe & \
                 exec \"$@\" 2>pipe";
-    let (ledger, program) = survive(line, "level = \"trace\"", async |_| sleep(2 * FAULT).await).await;
+    // Refusals with long lines, until no more of them can wait.
+    let fill = async |program: &Program| {
+        let mut client = Client::connect(program.proxy, OwnWords::default()).await;
+        let (path, begun) = (format!("/n/{}", "x".repeat(500)), Instant::now());
+        while program.metrics().await.count("countersign_log_lines_lost_total", &[]) == 0 {
+            for _ in 0..200 {
+                assert_eq!(client.ask("TRACE", &path, &[], b"").await.status, 405);
+            }
+        }
+        println!("full after {:?}", begun.elapsed());
+        sleep(FAULT).await;
+    };
+    let (ledger, _program) = survive(line, "level = \"trace\"", fill).await;
     assert!(ledger.marked().is_empty() && ledger.cut() == 0, "{ledger:?}");
-    program.until(|metrics| metrics.count("countersign_log_lines_lost_total", &[]) > 0).await;
 }

@@ -13,6 +13,10 @@ use crate::support::{Client, within};
 /// `all` connections where `most` may be: the rest are told so at once, and probes are answered.
 async fn too_many(most: usize, all: usize) {
     let site = Plan::new(&format!("max_connections = {most}")).start().await;
+    crowd(&site, most, all).await;
+}
+
+async fn crowd(site: &Site, most: usize, all: usize) {
     let mut inside = Vec::new();
     for _ in 0..most {
         let mut client = site.client().await;
@@ -42,6 +46,17 @@ async fn too_many(most: usize, all: usize) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_beyond_the_limit_are_refused_at_once_and_probes_are_answered() {
     too_many(64, 400).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_few_descriptors_there_are_fewer_connections_and_none_fails_for_want_of_one() {
+    let site = Plan::new("").line("ulimit -n 300; exec \"$@\"").start().await;
+    let log = site.log();
+    let lowered = log.lines().find(|line| line.contains("limits lowered")).expect("they do not fit");
+    let (_, most) = lowered.split_once("max_connections=").unwrap();
+    let most = most.split(' ').next().unwrap().parse().unwrap();
+    crowd(&site, most, 400).await;
+    assert!(most > 40 && !site.log().contains("accepting a connection"), "{}", site.log());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -100,7 +115,8 @@ async fn uploads(number: usize, size: usize, budget: usize) {
         shed.iter().max()
     );
     assert!(held <= budget as u64 && done >= budget / size && done + shed.len() == number);
-    assert_formula(most, number, number, budget);
+    // Blocks of megabytes leave gaps behind; the fifth of the memory that the limits are never fitted to is for them.
+    assert_formula(most, number, number, budget + budget / 4 + 2 * size);
 
     let mut client = site.client().await;
     client
