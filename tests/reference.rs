@@ -177,10 +177,7 @@ fn kind_of(kind: Type) -> String {
 }
 
 fn inner(kind: Type) -> Option<&'static [Key]> {
-    match kind {
-        Type::Table(keys) | Type::Tables(keys) | Type::ChoiceOrTable(_, keys) => Some(keys),
-        _ => None,
-    }
+    if let Type::Table(keys) | Type::Tables(keys) | Type::ChoiceOrTable(_, keys) = kind { Some(keys) } else { None }
 }
 
 fn configuration() -> String {

@@ -150,7 +150,8 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Counted<IO> {
         if self.heads.admit(fresh) {
             return Poll::Ready(Ok(()));
         }
-        Poll::Ready(Err(io::Error::other(UpstreamError::TooManyInterim(self.heads.most))))
+        let fault = UpstreamError::TooManyInterim(self.heads.most);
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, fault)))
     }
 }
 

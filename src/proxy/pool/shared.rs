@@ -5,6 +5,7 @@
 
 use std::error::Error as _;
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -172,8 +173,11 @@ enum Fate {
 
 fn fate(error: &hyper::Error) -> Fate {
     let Some(reason) = error.source().and_then(|source| source.downcast_ref::<h2::Error>()) else {
-        // A timeout is that of the pings: the connection may have been dead for a while, or only slow.
-        return if error.is_timeout() { Fate::Unknown } else { Fate::Gone };
+        // A timeout is that of the pings: the connection may have been dead for a while, or only slow. Bytes that cannot
+        // be taken are an answer all the same.
+        let io = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+        let is_answer = io.is_some_and(|error| error.kind() == io::ErrorKind::InvalidData);
+        return if error.is_timeout() || is_answer { Fate::Unknown } else { Fate::Gone };
     };
     if reason.is_remote() && reason.is_go_away() {
         Fate::Left
