@@ -476,8 +476,8 @@ fn compare_signers(cases: u32) {
                 prop_assert_eq!(marks(&ours), marks(&theirs));
                 signed.set(signed.get() + 1);
             }
-            (Err(AuthError::Unsignable(_)), Err(AuthError::Unsignable(_))) => {}
-            (Err(AuthError::Signing(_)), Err(AuthError::Signing(_))) => {}
+            (Err(AuthError::Unsignable(_)), Err(AuthError::Unsignable(_)))
+            | (Err(AuthError::Signing(_)), Err(AuthError::Signing(_))) => {}
             (ours, theirs) => prop_assert!(false, "{ours:?} and {theirs:?}"),
         }
         Ok(())

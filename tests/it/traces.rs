@@ -17,7 +17,7 @@ fn traced(collector: &Collector) -> Plan {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
 
 /// Stops all; what was still to be sent is there then.
@@ -219,7 +219,7 @@ async fn a_collector_that_refuses_or_is_gone_costs_spans_alone() {
     }
     let log = world.countersign.log();
     assert!(log.contains("the collector refused them with status 400"), "{log}");
-    let begun = std::time::Instant::now();
+    let begun = tokio::time::Instant::now();
     world.finish().await;
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
 }

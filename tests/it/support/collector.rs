@@ -99,9 +99,10 @@ async fn answer(mut stream: TcpStream, seen: &Mutex<Seen>) {
 /// The attributes as text, by name.
 pub(crate) fn attribute(attributes: &[KeyValue], name: &str) -> Option<String> {
     let attribute = attributes.iter().find(|attribute| attribute.key == name)?;
-    Some(match attribute.value.as_ref().unwrap().value.as_ref().unwrap() {
-        Value::StringValue(text) => text.clone(),
-        Value::IntValue(number) => number.to_string(),
-        other => panic!("{name} is {other:?}"),
-    })
+    let value = attribute.value.as_ref().unwrap().value.as_ref().unwrap();
+    if let Value::StringValue(text) = value {
+        return Some(text.clone());
+    }
+    let Value::IntValue(number) = value else { panic!("{name} is {value:?}") };
+    Some(number.to_string())
 }
