@@ -43,7 +43,7 @@ bench:
 	cargo build --profile dist --locked --bin countersign
 	python3 benches/bench.py $(if $(filter quick,$(BENCH)),--quick) target/dist/countersign
 
-# More than it can take, in the sizes of security.md T83 to T87, T91 and T103; prints its figures. Wants slowhttptest, and
+# More than it can take, in the sizes of docs/rules.md 3.2; prints its figures. Wants slowhttptest, and
 # root for control groups.
 strain:
 	cargo test --release --locked --test it --test cli -- --ignored --nocapture --test-threads=1 strain

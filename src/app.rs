@@ -47,7 +47,7 @@ use crate::telemetry::level::Dial;
 use crate::telemetry::lines::LostLines;
 use crate::tls::{SystemRoots, TlsError};
 
-/// The admin port's connections, apart from the clients': health is never shed (security.md 3.2).
+/// The admin port's connections, apart from the clients': health is never shed (docs/rules.md 3.2).
 /// Each of its listeners has its own, and silent ones end soon, so that nobody can keep a probe out for long.
 const ADMIN_CONNECTIONS: usize = 32;
 const ADMIN_TIMERS: Timers =

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-/// The program itself (security.md 3.2).
+/// The program itself (docs/rules.md 3.2).
 const BASE: u64 = 24 * 1024 * 1024;
 /// Of a client's connection.
 const CONNECTION: u64 = 48 * 1024;

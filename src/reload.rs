@@ -2,7 +2,7 @@
 //!
 //! Looks at the content every two seconds instead of asking the kernel for events. A `ConfigMap` changes by a symbolic link
 //! two folders up, editors rename, others write in place, and a bind mount or a network file system reports nothing at all:
-//! to a reader all of them look the same, and one small read costs microseconds (deps.md 3.3). What has changed is taken up
+//! to a reader all of them look the same, and one small read costs microseconds. What has changed is taken up
 //! when it reads the same twice in a row, so that half of a file that is just being written is not. Refuses to judge: what
 //! does not compile is handed on as the report that it is. What was refused is tried again after a while.
 //! Imports `config`, `auth`, `tls`.

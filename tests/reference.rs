@@ -319,3 +319,34 @@ fn the_man_pages_are_the_commands_own_help() {
     let kept = fs::read_dir(root().join("docs/man")).unwrap().count();
     assert_eq!(kept, pages.len(), "docs/man has a page of a command that is gone");
 }
+
+/// Every file below `folder`.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
+#[test]
+fn what_comments_refer_to_is_there() {
+    let mut seen = 0;
+    for page in ["docs/rules.md", "docs/aws.md"] {
+        let text = fs::read_to_string(root().join(page)).unwrap();
+        for path in files(&root().join("src")) {
+            let source = fs::read_to_string(&path).unwrap();
+            for after in source.split(page).skip(1) {
+                let number = after.trim_start().split(|c: char| !c.is_ascii_alphanumeric() && c != '.').next().unwrap();
+                let number = number.trim_end_matches('.');
+                let heads = [
+                    format!("**{number} "),
+                    format!("**{number},"),
+                    format!("**{number}.**"),
+                    format!("**{number}**"),
+                    format!("## {number}. "),
+                ];
+                assert!(heads.iter().any(|head| text.contains(head)), "{}: {page} has no {number}", path.display());
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 50, "{seen}");
+}

@@ -1,5 +1,5 @@
 //! Properties of request-targets and signatures, over generated nasty ones: what is matched is what is signed is what is
-//! on the wire, and nothing leaves its base path (T51 to T59, T63, T64).
+//! on the wire, and nothing leaves its base path.
 //!
 //! Signatures are judged twice: by the stand-in's verifier, which shares no code with any signer, and by hand over
 //! [`canonical_request`]. The seeds are fixed, so a failure comes back; another seed may be set below to look further.

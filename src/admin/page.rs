@@ -74,7 +74,7 @@ pub(super) fn parameter<'a>(uri: &'a Uri, name: &str) -> Option<&'a str> {
 
 /// Takes out what a browser says of a request that this very port's page made, so that the guard, which lets no web page
 /// in, lets that one in. The browser names its origin: the same as the Host that it asks, which the guard looks at next and
-/// which can only be a loopback name, so no other page is the same (security.md F10).
+/// which can only be a loopback name, so no other page is the same (docs/rules.md 1.7).
 pub(super) fn admit_own(parts: &mut Parts) {
     let one = |name: HeaderName| {
         let mut lines = parts.headers.get_all(name).iter();

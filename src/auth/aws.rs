@@ -1,7 +1,7 @@
 //! AWS credentials: the SDKs' chain, a profile, given keys, an identity pool, and roles assumed with any of them.
 //!
-//! `aws-config` finds and fetches; nothing of it is called per request, since its providers do not cache (aws.md F2), and
-//! each fetch has providers of its own, since they read their files once (aws.md F1). A role's base credentials have a cache
+//! `aws-config` finds and fetches; nothing of it is called per request, since its providers do not cache (docs/aws.md F2), and
+//! each fetch has providers of its own, since they read their files once (docs/aws.md F1). A role's base credentials have a cache
 //! of their own, so many roles share one. Imports `message`, `clock`.
 
 use std::error::Error as _;

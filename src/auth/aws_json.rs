@@ -1,6 +1,6 @@
 //! The few AWS calls that speak JSON 1.1: Cognito's, Secrets Manager's and SSM's, through the one client and our signer.
 //!
-//! The SDK crates for them would cost 4 MB and minutes of build (deps.md 0). Nothing here retries for long: the
+//! The SDK crates for them would cost 4 MB and minutes of build. Nothing here retries for long: the
 //! refreshing cache does, once for all who wait. Imports `clock`, `message`.
 
 use std::time::Duration;
@@ -200,7 +200,7 @@ fn refusal(service: &Service, answer: &Answer) -> FetchError {
     let said: Option<Refusal> = serde_json::from_slice(&answer.body).ok();
     let (code, message) = said.map_or_else(
         || (format!("status {}", status.as_u16()), String::new()),
-        // `com.amazon.coral.service#ThrottlingException`, `ThrottlingException:http://…` (aws.md D1).
+        // `com.amazon.coral.service#ThrottlingException`, `ThrottlingException:http://…` (docs/aws.md D1).
         |said| {
             let code = said.kind.rsplit('#').next().unwrap_or_default();
             let message = said.message.or(said.capital_message).unwrap_or_default();

@@ -37,7 +37,7 @@ pub(super) struct Canonical {
     pub(super) signed: Range<usize>,
 }
 
-/// The canonical request (aws.md A1 to A4), six parts on lines of their own.
+/// The canonical request (docs/aws.md A1 to A4), six parts on lines of their own.
 ///
 /// # Errors
 /// [`AuthError::Unsignable`] as for signing.

@@ -3,7 +3,7 @@
 //! A source for the refreshing cache: it logs in once and from then on uses the refresh token, which never leaves it; when
 //! that is dead it logs in again at once. A challenge that no program can meet, and a login that is refused, are errors
 //! that say what to do; a wrong password is not tried again for minutes, because the pool locks the user out for everyone.
-//! The calls are those of aws.md D. Imports `secret`, `clock`.
+//! The calls are those of docs/aws.md D. Imports `secret`, `clock`.
 
 mod explain;
 mod wire;
@@ -68,7 +68,7 @@ pub struct CognitoUserSource {
 #[derive(Clone, Debug)]
 struct Kept {
     refresh: Secret,
-    /// The user's name inside the pool, which a secret hash is made with from the login on (aws.md D3).
+    /// The user's name inside the pool, which a secret hash is made with from the login on (docs/aws.md D3).
     username: String,
     renewal: Renewal,
 }
@@ -234,7 +234,7 @@ impl CognitoUserSource {
         Ok(Fetched { value, expiry: Some(Expiry::after(now, life)), about, life: None })
     }
 
-    /// `SECRET_HASH`, where the app client has a secret (aws.md D3).
+    /// `SECRET_HASH`, where the app client has a secret (docs/aws.md D3).
     fn add_hash(&self, parameters: &mut Parameters, username: &str, secrets: &Secrets) {
         if let Some(secret) = &secrets.client {
             let key = hmac::Key::new(hmac::HMAC_SHA256, secret.expose().as_bytes());
@@ -432,7 +432,7 @@ async fn off_the_runtime<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|_panicked| Err("its numbers could not be computed".into()))
 }
 
-/// Whether a refresh token will not come back to life (aws.md D4). Everything else may mean that rotation is on.
+/// Whether a refresh token will not come back to life (docs/aws.md D4). Everything else may mean that rotation is on.
 fn is_dead(code: &str, message: &str) -> bool {
     code == "NotAuthorizedException" && !message.contains("otation")
 }

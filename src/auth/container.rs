@@ -1,6 +1,6 @@
 //! The credential endpoint of an ECS task or an EKS pod.
 //!
-//! Our own and not `aws-config`'s, which takes no token file that ends in a newline (aws.md F1), as every editor and
+//! Our own and not `aws-config`'s, which takes no token file that ends in a newline (docs/aws.md F1), as every editor and
 //! `kubectl create secret` writes it. Whose endpoint may be called is the SDKs' rule: HTTPS, loopback, or the three
 //! addresses of ECS and EKS. Imports `secret`.
 
@@ -27,7 +27,7 @@ use crate::secret::{Secret, read_file};
 const ECS: &str = "http://169.254.170.2";
 /// Plain HTTP is taken to these and to loopback alone: ECS, and EKS Pod Identity over IPv4 and IPv6.
 const PLAIN: [&str; 3] = ["169.254.170.2", "169.254.170.23", "[fd00:ec2::23]"];
-/// Tries of one fetch, of 5 s at most (security.md 3.6).
+/// Tries of one fetch, of 5 s at most (docs/rules.md 3.6).
 const TRIES: u32 = 3;
 /// The next try comes at a random point in this.
 const RETRY_RANGE: Duration = Duration::from_millis(500);

@@ -21,11 +21,11 @@ use http::header::{self, HeaderMap, HeaderValue};
 use super::error::FetchError;
 use crate::egress::{Egress, ProxyUrl};
 
-/// TCP and TLS together (security.md 3.6: connect 2 s, read 5 s).
+/// TCP and TLS together (docs/rules.md 3.6: connect 2 s, read 5 s).
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 /// The whole call.
 const CALL_LIMIT: Duration = Duration::from_secs(5);
-/// A token answer is 2 KiB; whoever sends more is broken or hostile (T74).
+/// A token answer is 2 KiB; whoever sends more is broken or hostile.
 const LARGEST_ANSWER: usize = 64 * 1024;
 /// A longer Retry-After would not be believed anyway.
 const LARGEST_RETRY_AFTER_SECONDS: u64 = 86_400;
@@ -202,7 +202,7 @@ pub(crate) fn without_query(url: &str) -> String {
 }
 
 /// `aws-config` calls metadata endpoints and STS through this, and so through the same client as everything else: the
-/// SDK's own client sends metadata requests to a corporate proxy (deps.md 4.2).
+/// SDK's own client sends metadata requests to a corporate proxy.
 impl HttpClient for Control {
     fn http_connector(
         &self,

@@ -203,7 +203,7 @@ fn detail(message: &str) -> String {
 pub enum Permanence {
     /// Somebody must change something: tried once a minute.
     Permanent,
-    /// Somebody must change something, and each try counts against a lockout: minutes between tries (aws.md D4).
+    /// Somebody must change something, and each try counts against a lockout: minutes between tries (docs/aws.md D4).
     Counted,
     /// It may be over in a moment.
     Passing,

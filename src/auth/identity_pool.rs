@@ -1,4 +1,4 @@
-//! AWS credentials of an identity of a Cognito identity pool: the enhanced flow (aws.md E).
+//! AWS credentials of an identity of a Cognito identity pool: the enhanced flow (docs/aws.md E).
 //!
 //! The identity id is asked for once and kept; credentials come with the ID token of a login, which its own cache keeps
 //! fresh, or without one for an unauthenticated identity. Neither call is signed. Imports `secret`.
@@ -28,7 +28,7 @@ pub struct PoolIdentity {
     service: Service,
     json: AwsJson,
     login: Option<Arc<Refreshing<CognitoUserSource>>>,
-    /// Asked for once: `GetId` has a small quota (aws.md C1), and the answer does not change.
+    /// Asked for once: `GetId` has a small quota (docs/aws.md C1), and the answer does not change.
     id: Mutex<Option<String>>,
 }
 

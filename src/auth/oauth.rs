@@ -1,6 +1,6 @@
 //! Client-credentials tokens (RFC 6749 4.4), from Cognito or any other issuer.
 //!
-//! What is asked and how answers are judged follows aws.md C1 and security.md 3.6. Tokens are not verified here: the
+//! What is asked and how answers are judged follows docs/aws.md C1 and docs/rules.md 3.6. Tokens are not verified here: the
 //! API does that. A look into one (its `scope`) is for the log only. Imports `secret`, `clock`.
 
 use std::collections::BTreeSet;

@@ -1,9 +1,9 @@
 //! The one cache of credentials: fetched by a task of its own, ahead of their end, once for all who wait.
 //!
-//! The rules are security.md 3.6 and 3.7. A credential is fetched again at a random point in 65 to 80 % of its life, so
+//! The rules are docs/rules.md 3.6, 3.7. A credential is fetched again at a random point in 65 to 80 % of its life, so
 //! that a fleet that started together does not come back together. While a refresh fails, what is still valid is used.
 //! After a failure nobody asks again until a hold-off has passed; everybody who comes meanwhile gets the same answer.
-//! The SDK's own cache does none of this (aws.md F2). Imports `clock`, `sync`, `tasks`.
+//! The SDK's own cache does none of this (docs/aws.md F2). Imports `clock`, `sync`, `tasks`.
 
 use std::fmt;
 use std::future::Future;
@@ -18,7 +18,7 @@ use crate::clock::{Clock, Expiry, Moment};
 use crate::sync::{ArcSwap, AtomicU64, Notify, Ordering, sleep_until, timeout, timeout_at, watch};
 use crate::tasks::Tasks;
 
-/// How long a request waits for a credential (security.md 3.1).
+/// How long a request waits for a credential (docs/rules.md 3.1).
 const CREDENTIAL_WAIT: Duration = Duration::from_secs(5);
 /// Below this much life a caller waits for a fresh one: it must still be valid when the upstream reads it. Of a life that
 /// is itself short it is a fifth, which begins where the refresh is under way already; with 5 s of a life of 5 s every
@@ -29,23 +29,23 @@ const FETCH_LIMIT: Duration = Duration::from_secs(15);
 /// Between tries once the answer was a refusal: a person has to act first.
 const PERMANENT_HOLD_OFF: Duration = Duration::from_mins(1);
 /// After a refusal that counts against a lockout: a user pool's own counter doubles from five failures on and ends at
-/// about 15 min (aws.md D4). Tries this far apart never run into it, and leave a person room to log in.
+/// about 15 min (docs/aws.md D4). Tries this far apart never run into it, and leave a person room to log in.
 const COUNTED_HOLD_OFF: Duration = Duration::from_mins(5);
 const LONGEST_COUNTED_HOLD_OFF: Duration = Duration::from_mins(15);
 /// Longest pause between tries while an old credential is still valid.
 const LONGEST_BACK_OFF: Duration = Duration::from_mins(1);
-/// Longest pause while requests are failing, so that the end of an outage is noticed within 5 s (T76).
+/// Longest pause while requests are failing, so that the end of an outage is noticed within 5 s.
 const LONGEST_BACK_OFF_WITHOUT: Duration = Duration::from_secs(5);
 /// No try comes sooner than this after another, however it ended: a source may give lives of milliseconds.
 const SHORTEST_BACK_OFF: Duration = Duration::from_secs(1);
 /// A Retry-After beyond this is not believed.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(10);
-/// The part of a life in which it is fetched again (security.md 3.7): what is left behind it is the outage ridden out.
+/// The part of a life in which it is fetched again (docs/rules.md 3.7): what is left behind it is the outage ridden out.
 const EARLIEST_POINT: f64 = 0.65;
 pub(super) const LATEST_POINT: f64 = 0.80;
 /// Between two refreshes that refusals by the upstream ask for.
 const FORCED_REFRESH_FLOOR: Duration = Duration::from_secs(10);
-/// Between tries while expired AWS credentials are used on; up to twice this (security.md 3.6: 5 to 10 min).
+/// Between tries while expired AWS credentials are used on; up to twice this (docs/rules.md 3.6: 5 to 10 min).
 const USED_ON_PAUSE: Duration = Duration::from_mins(5);
 /// How long it may take to see whether a secret has changed.
 const LOOK_LIMIT: Duration = Duration::from_secs(5);

@@ -1,7 +1,7 @@
 //! Whether an answer says that our credential, or our clock, was refused.
 //!
 //! Only API Gateway's own verdicts count, and those of resource servers that follow RFC 6750: a backend's 401 is its
-//! business with the caller (aws.md A9). A plain "Forbidden" never counts, for it means a dozen other things. Imports
+//! business with the caller (docs/aws.md A9). A plain "Forbidden" never counts, for it means a dozen other things. Imports
 //! `auth::spec`.
 
 use http::StatusCode;

@@ -31,7 +31,7 @@ use crate::clock::Clock;
 
 /// All tries of one STS call together; below the limit of one fetch.
 const OPERATION_LIMIT: Duration = Duration::from_secs(14);
-/// What STS allows a session that was made by another session (aws.md F3).
+/// What STS allows a session that was made by another session (docs/aws.md F3).
 const CHAINED_LIMIT: Duration = Duration::from_hours(1);
 
 /// Assumes one role.

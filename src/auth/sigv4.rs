@@ -1,4 +1,4 @@
-//! Signature Version 4 of one request, by the rules that API Gateway checks (aws.md A1 to A4).
+//! Signature Version 4 of one request, by the rules that API Gateway checks (docs/aws.md A1 to A4).
 //!
 //! The signed set is ours and small: `host`, every `x-amz-*` field that is sent, `content-type`, the date and the session
 //! token. What a later hop may change is never signed. `aws-sigv4` computes; nothing is applied here. Requests under way

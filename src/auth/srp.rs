@@ -1,6 +1,6 @@
 //! Cognito's variant of SRP-6a: shows a user pool that we know a password without sending it.
 //!
-//! The group is RFC 3526's of 3072 bits with the generator 2, the hash SHA-256. What is Cognito's own (aws.md D2): numbers
+//! The group is RFC 3526's of 3072 bits with the generator 2, the hash SHA-256. What is Cognito's own (docs/aws.md D2): numbers
 //! are hashed in two's complement, so one whose top bit is set gets a zero byte in front; the key is cut from an HKDF; the
 //! proof covers the time. All arithmetic with secrets takes constant time. Imports `secret`, nothing else of ours.
 

@@ -1,4 +1,4 @@
-//! What an API's refusal or failure means for the route that it came on (aws.md A9).
+//! What an API's refusal or failure means for the route that it came on (docs/aws.md A9).
 //!
 //! Looks only at what is API Gateway's own, or a resource server's by RFC 6750: a backend's 401 is its business with the
 //! caller. Where the answer could be either's, that is among the causes. Imports nothing of ours.

@@ -1,4 +1,4 @@
-//! What the refusal of a token endpoint, of Cognito, of STS or of a secret's store means (aws.md C1, D4, D5, E, F).
+//! What the refusal of a token endpoint, of Cognito, of STS or of a secret's store means (docs/aws.md C1, D4, D5, E, F).
 //!
 //! By error codes, which are protocol; by words only where AWS gives one code to several things. Imports nothing of ours.
 
@@ -45,7 +45,7 @@ fn token_endpoint(code: &str) -> Diagnosis {
         "invalid_client" => Diagnosis::of(Cause::ClientRefused),
         "unauthorized_client" => Diagnosis::of(Cause::ClientNotAllowed).or(Cause::ClientRefused),
         "invalid_scope" => Diagnosis::of(Cause::ScopeUnknown).or(Cause::ScopeNotAllowed),
-        // Cognito's word for a scope or flow that the client may not use (aws.md C1).
+        // Cognito's word for a scope or flow that the client may not use (docs/aws.md C1).
         "invalid_grant" => Diagnosis::of(Cause::ScopeNotAllowed).or(Cause::ClientNotAllowed),
         "unsupported_grant_type" => Diagnosis::of(Cause::GrantUnsupported),
         "invalid_request" => Diagnosis::of(Cause::TokenRequestInvalid),

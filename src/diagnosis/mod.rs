@@ -44,7 +44,7 @@ pub struct Diagnosis {
 pub enum Evidence {
     /// It is about an answer that the caller gets as well.
     Shown,
-    /// It names hosts, accounts or policies that callers need not know (security.md 2.6).
+    /// It names hosts, accounts or policies that callers need not know (docs/rules.md 2.6).
     Withheld,
 }
 

@@ -1,6 +1,6 @@
 //! Where the word of a caller alone must not lead: to this machine, its link, the metadata of its cloud.
 //!
-//! What the config names may be anywhere; this is for hosts that callers name (security.md A6). An address is judged once
+//! What the config names may be anywhere; this is for hosts that callers name (SECURITY.md). An address is judged once
 //! it is known, and that very one is dialled: a name server that changes its mind meanwhile changes nothing. Imports
 //! nothing of ours.
 

@@ -20,7 +20,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 pub use self::hold::{Budget, Claim, Sha256Hex, hold};
 pub use self::upload::{BodyError, BrokenOff, Turn, Upload};
 
-/// A streamed body up to this size can be sent once more after a refusal, unless the config says otherwise (security.md 3.2).
+/// A streamed body up to this size can be sent once more after a refusal, unless the config says otherwise (docs/rules.md 3.2).
 pub const DEFAULT_REPLAY_BUFFER: usize = 64 * 1024;
 
 /// A request body on its way out.
@@ -43,7 +43,7 @@ enum Ending {
     Apart,
 }
 
-/// A body that passes as it comes. Its trailers stay here: nothing in them was checked (security.md T29).
+/// A body that passes as it comes. Its trailers stay here: nothing in them was checked (docs/rules.md 2.2).
 #[derive(Debug)]
 struct Streaming {
     /// Until its end, or until it broke off.

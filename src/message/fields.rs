@@ -1,6 +1,6 @@
 //! Header fields: which ones end here, which ones a caller may not send, which ones an upstream may not.
 //!
-//! The rules are RFC 9110 7.6.1 and security.md 2.4 and 2.5. Imports nothing of ours.
+//! The rules are RFC 9110 7.6.1 and docs/rules.md 2.4, 2.5. Imports nothing of ours.
 
 mod copied;
 
@@ -79,7 +79,7 @@ pub fn strip_trailers(trailers: &mut HeaderMap) {
     trailers.remove(header::CONTENT_LENGTH);
 }
 
-/// Takes out fields that some servers would read as one of ours, because they take `_` for `-` (security.md F14).
+/// Takes out fields that some servers would read as one of ours, because they take `_` for `-` (docs/rules.md 1.9).
 pub fn strip_twins(headers: &mut HeaderMap, is_ours: impl Fn(&str) -> bool) {
     let is_twin = |name: &HeaderName| name.as_str().contains('_') && is_ours(&as_read(name.as_str()));
     let twins: Vec<HeaderName> = headers.keys().filter(|name| is_twin(name)).cloned().collect();
@@ -141,7 +141,7 @@ fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item =
         .map(|token| token.split(';').next().unwrap_or_default().trim())
 }
 
-/// Every name in every `Connection` line (linkerd2-proxy read only the first line: security.md F14).
+/// Every name in every `Connection` line (linkerd2-proxy read only the first line: docs/rules.md 1.9).
 fn strip_nominated(headers: &mut HeaderMap, removed: &mut impl FnMut(&HeaderName)) {
     if !headers.contains_key(header::CONNECTION) {
         return;
@@ -165,7 +165,7 @@ fn retain(headers: &mut HeaderMap, keep: impl Fn(&str) -> bool, removed: &mut im
     }
 }
 
-/// The name as servers that speak CGI may read it: they take `_` for `-`, and so `x_amz_date` for ours (security.md F14).
+/// The name as servers that speak CGI may read it: they take `_` for `-`, and so `x_amz_date` for ours (docs/rules.md 1.9).
 fn as_read(name: &str) -> Cow<'_, str> {
     if name.contains('_') { name.trim_end_matches('_').replace('_', "-").into() } else { name.into() }
 }

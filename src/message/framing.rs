@@ -1,7 +1,7 @@
 //! How an upstream's answer is framed, and whether the connection it came on can be believed afterwards.
 //!
 //! hyper reads leniently: two framings at once, codings beside `chunked`, lengths of answers that have no body, codes up
-//! to 999 (security.md F5, T65). An answer leaves here with one length in normal form or none, or is refused. The rules
+//! to 999 (docs/rules.md 1.4, 2.5). An answer leaves here with one length in normal form or none, or is refused. The rules
 //! are RFC 9110 8.6 and RFC 9112 6. Imports nothing of ours.
 
 use http::StatusCode;

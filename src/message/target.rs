@@ -1,6 +1,6 @@
 //! The request-target: which ones are refused, and how the outgoing one is built.
 //!
-//! The rules are security.md 2.3 and aws.md B4. A target is built once; the string that was matched is the one that is
+//! The rules are docs/rules.md 2.3 and docs/aws.md B4. A target is built once; the string that was matched is the one that is
 //! signed and the one that is sent. Imports nothing of ours.
 
 use std::borrow::Cow;
@@ -8,9 +8,9 @@ use std::borrow::Cow;
 use http::uri::PathAndQuery;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-/// API Gateway takes 10,240 bytes of request line and fields together (security.md 3.2).
+/// API Gateway takes 10,240 bytes of request line and fields together (docs/rules.md 3.2).
 pub const LONGEST_TARGET: usize = 8 * 1024;
-/// Everything but RFC 3986's unreserved characters: what `SigV4` encodes in a query (aws.md A2).
+/// Everything but RFC 3986's unreserved characters: what `SigV4` encodes in a query (docs/aws.md A2).
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Why a target is refused. The texts go to the caller, so they name the rule and never quote the target.
@@ -121,7 +121,7 @@ impl Target {
             built.push_str(query);
         }
         let built = PathAndQuery::try_from(built).map_err(|_not_a_uri| TargetError::Unsendable)?;
-        // A prefix of whole segments: `/prod` must not have become `/production` (security.md F2).
+        // A prefix of whole segments: `/prod` must not have become `/production` (docs/rules.md 1.2).
         match built.path().strip_prefix(base_path) {
             Some(rest) if rest.is_empty() || rest.starts_with('/') => Ok(built),
             _ => Err(TargetError::Unsendable),
@@ -154,7 +154,7 @@ pub fn canonical_query(query: &str) -> Result<String, TargetError> {
     Ok(canonical)
 }
 
-/// Refuses `X-Amz-*` parameters, which would make a caller's signature count beside ours (security.md A14).
+/// Refuses `X-Amz-*` parameters, which would make a caller's signature count beside ours (docs/rules.md 2.4).
 ///
 /// # Errors
 /// [`TargetError::PresignedQuery`].

@@ -1,7 +1,7 @@
 //! Keeping back from a caller what a refusal quotes of our authorisation.
 //!
-//! API Gateway answers a signature that does not match with the canonical request, session token included (security.md
-//! F13), and some services quote the token that they do not like. So in answers of 4xx each secret that the request
+//! API Gateway answers a signature that does not match with the canonical request, session token included (docs/rules.md
+//! 2.5), and some services quote the token that they do not like. So in answers of 4xx each secret that the request
 //! carried is replaced, in the fields and in a body that is small, of known length, plain, and text. All else streams.
 //! Imports `message`.
 

@@ -1,7 +1,7 @@
 //! Sending an authorised request, within its time.
 //!
 //! Takes only [`Sealed`] requests, so that nothing leaves without its authorisation. Says of a failure whether the same
-//! request may go out once more (security.md 3.3); the caller authorises it again for that. Imports `message`, `telemetry`.
+//! request may go out once more (docs/rules.md 3.3); the caller authorises it again for that. Imports `message`, `telemetry`.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -80,7 +80,7 @@ pub async fn send(
         // Without it a random number is drawn each time, for whom to ask first.
         biased;
         outcome = answer => match outcome {
-            // No `Upgrade` went out, so nobody is there to speak another protocol (security.md T37).
+            // No `Upgrade` went out, so nobody is there to speak another protocol (docs/rules.md 2.2).
             Ok(Answered::Response(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 Err(Failure::Final(UpstreamError::Switched))
             }

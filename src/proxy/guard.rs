@@ -2,7 +2,7 @@
 //!
 //! Whoever reaches this port acts with somebody's cloud identity, so a web page must not: its Host shows DNS rebinding,
 //! its Origin and Sec-Fetch-Site the rest ([`origin`]). Another program of this machine must not either, where a caller
-//! token is asked for ([`token`]). The order of the checks is security.md 2.1: the cheapest and the least telling first.
+//! token is asked for ([`token`]). The order of the checks is docs/rules.md 2.1: the cheapest and the least telling first.
 //! What a request names, it names here once: this proxy, an upstream by its URL, or another host ([`Named`]).
 //! Imports `message`, `secret`, `route`.
 
@@ -26,7 +26,7 @@ use crate::message::fields;
 use crate::message::target::{Target, TargetError};
 use crate::route::upstream::{HostPort, url_host};
 
-/// Names that can only mean this machine; no other spelling of them is taken (T2).
+/// Names that can only mean this machine; no other spelling of them is taken.
 const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
 
 /// Who may call.
@@ -48,7 +48,7 @@ pub enum Forwarding {
     Strip,
     /// It passes.
     Pass,
-    /// The request is refused: an open proxy beside us must not carry others in (security.md A7).
+    /// The request is refused: an open proxy beside us must not carry others in (SECURITY.md).
     Refuse,
 }
 
@@ -209,7 +209,7 @@ fn loopback_names() -> impl Iterator<Item = String> {
 }
 
 fn check_request(parts: &Parts) -> Result<(), ProxyError> {
-    // TRACE would echo the credential; what is left of CONNECT here names no host (T35).
+    // TRACE would echo the credential; what is left of CONNECT here names no host.
     if matches!(parts.method, Method::CONNECT | Method::TRACE) || parts.method.as_str() == "TRACK" {
         return Err(ProxyError::MethodNeverProxied(parts.method.clone()));
     }

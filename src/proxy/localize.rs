@@ -2,7 +2,7 @@
 //!
 //! Only what surely means a path under this route is rewritten, and always to a path: whatever name the caller has for
 //! us, it stays with us. All else passes untouched: other hosts, `//host`, paths of other routes, and what cannot be
-//! read (security.md 2.5, T68). Imports `message`, `route`.
+//! read (docs/rules.md 2.5). Imports `message`, `route`.
 
 use http::HeaderMap;
 use http::header::{CONTENT_LOCATION, HeaderValue, LOCATION, SET_COOKIE};

@@ -222,7 +222,7 @@ impl Snapshot {
         let named = routes.iter().chain(by_url.iter().map(|(_, route)| route));
         let known = Known::of(named);
         let guard = Guard::new(settings, hosts, by_url.iter().filter_map(|(_, route)| route.host.clone()), token);
-        // One API that hangs must not take the places of all others (security.md A21), however many routes it has.
+        // One API that hangs must not take the places of all others (docs/rules.md 3.2), however many routes it has.
         let mut upstreams: HashMap<Origin, Limit> = HashMap::new();
         let is_only = routes.windows(2).all(|pair| match pair {
             [one, other] => one.upstream.origin == other.upstream.origin,
@@ -456,7 +456,7 @@ impl Proxy {
         }
     }
 
-    /// Authorises and sends, twice at most (security.md 3.3), the second time on a new connection.
+    /// Authorises and sends, twice at most (docs/rules.md 3.3), the second time on a new connection.
     async fn deliver(
         &self,
         mut outbound: Outbound,
@@ -544,7 +544,7 @@ impl Proxy {
     }
 }
 
-/// The request once more, where security.md 3.3 has it sent again. A retry is paid for unless the request certainly was
+/// The request once more, where docs/rules.md 3.3 has it sent again. A retry is paid for unless the request certainly was
 /// not processed: then it is no more load than the first time.
 async fn after_failure(
     failure: Failure,

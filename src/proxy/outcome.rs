@@ -1,7 +1,7 @@
 //! How a request ended: one enum for the status, the problem page, the metric label and the log field.
 //!
 //! Says whose fault it was. Answers carry fixed words only; what is particular goes to the log under the request id
-//! (security.md 2.6). Imports `auth::error`, `message`, `route`, `server`.
+//! (docs/rules.md 2.6). Imports `auth::error`, `message`, `route`, `server`.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! The answer on its way back: the upstream's as it comes, or one of our own.
 //!
 //! A body that breaks off upstream breaks off here too; it never looks complete. Own answers say what and never where:
-//! no host, address, ARN or library text (security.md 2.6). Imports `diagnosis`, `message`, `route`.
+//! no host, address, ARN or library text (docs/rules.md 2.6). Imports `diagnosis`, `message`, `route`.
 
 use std::error::Error;
 use std::fmt;

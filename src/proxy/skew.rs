@@ -1,6 +1,6 @@
 //! How far an upstream's clock is from ours, learnt only when it matters.
 //!
-//! The rule is the AWS SDKs' (aws.md A5): the `Date` of an answer against the middle of its exchange, not believed when
+//! The rule is the AWS SDKs' (docs/aws.md A5): the `Date` of an answer against the middle of its exchange, not believed when
 //! the answer was stored somewhere on the way (`Age`) or took long, and used only when a signature was refused and the
 //! distance explains it. A small distance is left alone: API Gateway allows five minutes. Imports `clock`.
 

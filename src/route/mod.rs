@@ -64,7 +64,7 @@ pub struct Route {
 }
 
 impl Route {
-    /// What a route without `methods` takes (security.md 2.2, T40).
+    /// What a route without `methods` takes (docs/rules.md 2.2).
     pub const DEFAULT_METHODS: [Method; 7] =
         [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
 

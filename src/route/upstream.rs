@@ -55,7 +55,7 @@ pub struct Origin {
     pub answers: Answers,
 }
 
-/// What an upstream's answers may be at most (security.md 3.2).
+/// What an upstream's answers may be at most (docs/rules.md 3.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Answers {
     /// Bytes of a head.
@@ -113,7 +113,7 @@ impl fmt::Display for HostPort {
     }
 }
 
-/// The region in an execute-api host name, in every partition and with every private-endpoint form (aws.md A8):
+/// The region in an execute-api host name, in every partition and with every private-endpoint form (docs/aws.md A8):
 /// `abc.execute-api.eu-west-1.amazonaws.com`, `abc-vpce-1.execute-api…`, `vpce-1.execute-api.eu-west-1.vpce.amazonaws.com`.
 pub fn region_of(host: &str) -> Option<&str> {
     let rest = host

@@ -81,7 +81,7 @@ where
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(None)
-        // A client that has said all and closed its side still wants its answer (security.md F6).
+        // A client that has said all and closed its side still wants its answer (docs/rules.md 1.5).
         .half_close(true)
         .max_headers(timers.heads.fields)
         .max_header_size(timers.heads.bytes)

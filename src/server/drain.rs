@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::sync::{AtomicU64, AtomicUsize, CancellationToken, Ordering, TaskTracker, Token, sleep_until};
 
-/// Without a request for this long, an app that is itself ending has made its calls (security.md 3.4).
+/// Without a request for this long, an app that is itself ending has made its calls (docs/rules.md 3.4).
 pub const QUIET: Duration = Duration::from_secs(2);
 /// The part of the time for a stop after which tunnels are told to end, however busy the rest is: what is left is for
 /// both sides of a WebSocket to say goodbye.

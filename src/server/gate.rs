@@ -1,6 +1,6 @@
 //! Between a client's socket and hyper: only what [`judge::Judge`] has cleared is read by hyper.
 //!
-//! hyper takes bare LF, two framings, no Host or two, and more that another reader would take otherwise (security.md F3);
+//! hyper takes bare LF, two framings, no Host or two, and more that another reader would take otherwise (docs/rules.md 1.3);
 //! what must be refused is seen here, before hyper hides it. hyper is given a harmless request in its place, so that the
 //! refusal is answered, logged and counted like any other. Since it knows where heads begin, it also keeps the two timers
 //! that hyper has as one (F4), and one for a client that takes nothing. Imports `message`.
@@ -219,7 +219,7 @@ impl<IO: AsyncRead + Unpin> Gate<IO> {
     }
 
     /// Looks for a client that is gone, while hyper does not read because its request is under way. One that has closed its
-    /// side may still want its answer (security.md F6); a reset is the end, and ends the request upstream, too.
+    /// side may still want its answer (docs/rules.md 1.5); a reset is the end, and ends the request upstream, too.
     fn look_for_end(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         let is_under_way = matches!(self.waiting, Waiting::Service) && self.judge.is_at_head() && self.cleared == 0;
         if !is_under_way || self.word.tunnels() {

@@ -1,6 +1,6 @@
 //! Sockets that listen, and the loop that accepts.
 //!
-//! Binding comes first and fails loudly: a port that somebody else holds would be somebody else's proxy (security.md F12).
+//! Binding comes first and fails loudly: a port that somebody else holds would be somebody else's proxy (docs/rules.md 1.8).
 //! The loop outlives every error of `accept`, and its [`Terms`] may change while it runs. Imports `server::{connection,
 //! drain, secured}`.
 
@@ -48,7 +48,7 @@ pub struct BindError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
     /// Not beyond the first router: a loopback port that something forwards to other machines stays without an answer
-    /// (security.md A9).
+    /// (SECURITY.md).
     Machine,
     /// As far as it will.
     Network,
@@ -81,7 +81,7 @@ impl Listener {
     /// [`BindError`].
     pub async fn bind(address: SocketAddr, reach: Reach) -> Result<Self, BindError> {
         // SO_REUSEADDR, which tokio sets, takes a port over from closed connections only, not from one who listens; and
-        // SO_REUSEPORT, which would share it, is never set (security.md F12).
+        // SO_REUSEPORT, which would share it, is never set (docs/rules.md 1.8).
         let socket = TcpListener::bind(address).await;
         Self::limited(socket, address, reach)
     }

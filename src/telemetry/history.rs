@@ -96,7 +96,7 @@ impl Connection {
     }
 }
 
-/// What a signature adds (aws.md B1), and most tokens.
+/// What a signature adds (docs/aws.md B1), and most tokens.
 const USUAL: [&str; 4] = ["authorization", "x-amz-date", "x-amz-security-token", "x-amz-content-sha256"];
 
 /// The names of the fields that a credential adds: any of the usual ones and one of another name. In the place of a list,

@@ -14,7 +14,7 @@ use super::level::Dial;
 use super::terminal::Terminal;
 
 /// Targets that are never logged below this, whatever the config says: at trace level they print what they sign or
-/// parse, credentials included (aws.md B1).
+/// parse, credentials included (docs/aws.md B1).
 const CAPPED: [(&str, LevelFilter); 8] = [
     ("aws_sigv4", LevelFilter::INFO),
     ("aws_runtime", LevelFilter::INFO),

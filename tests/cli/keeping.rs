@@ -107,7 +107,7 @@ async fn twenty_sigterms_under_load_lose_nothing() {
     twenty_sigterms(5, 4, 50).await;
 }
 
-/// As security.md 6 has it: one after the other, each under 500 requests a second.
+/// One after the other, each under 500 requests a second.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "minutes, in a fast build; `make strain`"]
 async fn strain_twenty_sigterms_under_five_hundred_requests_a_second() {

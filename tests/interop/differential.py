@@ -161,7 +161,7 @@ def cases():
         if target.rule in (targets.OK, targets.DOTS, targets.SLASH, targets.NOTUTF8, targets.PRESIGNED) and len(target.raw) < 2000:
             yield Case(f"target: {target.id}", target=target.raw)
     yield Case("target: a 7 KB query", target=b"/x?q=" + b"q" * 7000)
-    yield Case("target: the query of T56", target=b"/x?a=1&a=2&b&&c=%20+%7E&d=%2F'()*!")
+    yield Case("target: a query of all kinds", target=b"/x?a=1&a=2&b&&c=%20+%7E&d=%2F'()*!")
     for size in SIZES:
         yield Case(f"body: {size} bytes", "POST", lines=(b"Content-Type: application/octet-stream",), body=content(size))
         yield Case(f"body: {size} bytes in chunks", "PUT", body=content(size), chunk=max(1, size // 7))

@@ -518,7 +518,7 @@ class Front(Listener):
         noted = Noted(name, method, target, tuple(headers), body)
         with self._lock:
             self._noted.append(noted)
-        # One connection carries one name here, and API Gateway refuses a Host that is not the SNI (aws.md A6).
+        # One connection carries one name here, and API Gateway refuses a Host that is not the SNI (docs/aws.md A6).
         if name is not None and noted.header("host") != name:
             connection.sendall(b"HTTP/1.1 421 Misdirected Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
             return

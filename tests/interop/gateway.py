@@ -36,7 +36,7 @@ from wire import Field, values
 HOST = "abc123.execute-api.ap-northeast-1.amazonaws.com"
 REGION = "ap-northeast-1"
 SERVICE = "execute-api"
-WINDOW = 300  # seconds: execute-api's clock window, aws.md A5
+WINDOW = 300  # seconds: execute-api's clock window, docs/aws.md A5
 KEPT_BODY = 64 * 1024
 
 # Fields that belong to one connection (RFC 9110 7.6.1), or that countersign answers itself (Expect).
@@ -44,7 +44,7 @@ HOP_BY_HOP = {
     b"connection", b"keep-alive", b"proxy-connection", b"proxy-authorization", b"proxy-authenticate",
     b"te", b"trailer", b"upgrade", b"http2-settings", b"expect", b"x-countersign-token",
 }  # fmt: skip
-# Fields that something between us and API Gateway may change: a signature over them breaks (aws.md A3).
+# Fields that something between us and API Gateway may change: a signature over them breaks (docs/aws.md A3).
 MUTABLE = {
     "authorization", "baggage", "connection", "content-length", "expect", "keep-alive", "proxy-authorization", "te",
     "traceparent", "tracestate", "trailer", "transfer-encoding", "upgrade", "user-agent", "via", "x-amzn-trace-id",

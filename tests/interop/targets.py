@@ -1,4 +1,4 @@
-"""Nasty request-targets, and what must become of each (security.md 2.3, aws.md A1-B4).
+"""Nasty request-targets, and what must become of each (docs/rules.md 2.3, docs/aws.md A1-B4).
 
 The table is written by hand; `judge` derives the same from the rules, and test_oracle.py compares the two, so that
 neither a slip in the table nor a misread rule goes unnoticed. `judge` then also decides over generated targets.
@@ -120,7 +120,7 @@ TARGETS = [
 
 
 def judge(raw: bytes) -> str:
-    """The rule that decides over a target, read straight from security.md 2.3. Written for clarity, not for serving."""
+    """The rule that decides over a target, read straight from docs/rules.md 2.3. Written for clarity, not for serving."""
     if re.search(rb"[\x00-\x1f\x7f-\xff\\]", raw):
         return RAW
     if not raw.startswith(b"/") or re.search(rb"[ <>`]", raw):

@@ -1,4 +1,4 @@
-"""Real web pages in a real browser against a running countersign (T5, T6): nothing reaches the API, nothing is learnt.
+"""Real web pages in a real browser against a running countersign: nothing reaches the API, nothing is learnt.
 
 A page asks in 19 ways, under each name that leads to the proxy, from each place a hostile page can come from. The same
 page first asks a server that lets everything in: it shows that the requests are sent and that the page would read the
@@ -40,7 +40,7 @@ BLIND = {
     "iframe", "form-text-plain", "fetch-no-cors-post", "fetch-no-referrer", "beacon", "ping", "websocket", "navigation",
     "top-form-post",
 }  # fmt: skip
-# What a page of the public network may still send to a local address (security.md F10).
+# What a page of the public network may still send to a local address (docs/rules.md 1.7).
 TOP_LEVEL = {"navigation", "top-form-post"}
 # Where a hostile page comes from: a public site; the same where the browser does not tell public from local, as
 # browsers did before Local Network Access; another program's port on this machine.

@@ -1,4 +1,4 @@
-"""The 19 request kinds of a web page, replayed byte for byte as Chromium sent them (T5): each is refused, none goes on.
+"""The 19 request kinds of a web page, replayed byte for byte as Chromium sent them: each is refused, none goes on.
 
 test_browser.py recorded them; this needs no browser. Scenes: `cross-site` is a page of evil.test, `same-site` one of
 another port of localhost, `unspecified` a page that asks 0.0.0.0, `rebound` a page whose own name now means this machine.

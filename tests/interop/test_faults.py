@@ -1,4 +1,4 @@
-"""Token endpoints and STS that answer wrongly, late or not at all (security.md T74, T77, T82), on the wire.
+"""Token endpoints and STS that answer wrongly, late or not at all (docs/rules.md 3.6), on the wire.
 
 What takes minutes is tested on paused time in src/auth/refreshing/tests.rs; here is what only a socket shows.
 """
@@ -73,7 +73,7 @@ def redirected(connection, _ended):
 
 
 def an_odd_token_answer(folder, odd):
-    """T74. Cold, so that a 503 is all there can be; within 5 s, in little memory, and other routes do not notice."""
+    """Cold, so that a 503 is all there can be; within 5 s, in little memory, and other routes do not notice."""
     odd = globals()[odd]
     with OddIssuer(GOOD) as issuer, Issuer(GOOD) as fine, Upstream() as upstream:
         issuer.odd = odd
@@ -99,7 +99,7 @@ for odd in (large, endless, bomb, drip, heads_without_end, smuggled, redirected)
 
 @together.add
 def a_throttled_client_comes_back_when_it_was_told_to(folder):
-    """T77: 429 with Retry-After 30, whatever number of requests come meanwhile."""
+    """429 with Retry-After 30, whatever number of requests come meanwhile."""
     with Issuer(GOOD) as issuer, Upstream() as upstream:
         issuer.fault = Fault.THROTTLED
         with running(folder, bearer("orders", issuer, '{ env = "SECRET" }', upstream), {"SECRET": GOOD}, [GOOD],
@@ -115,7 +115,7 @@ def a_throttled_client_comes_back_when_it_was_told_to(folder):
 
 @together.add
 def a_refused_client_is_not_asked_about_again_by_requests(folder):
-    """T77: invalid_client, with a secret that cannot change."""
+    """Invalid_client, with a secret that cannot change."""
     with Issuer("another-secret") as issuer, Upstream() as upstream:
         with running(folder, bearer("orders", issuer, '{ env = "SECRET" }', upstream), {"SECRET": GOOD}, [GOOD],
                      ready=False) as sidecar:
@@ -143,7 +143,7 @@ def arn(role):
 
 @together.add
 def each_role_fails_for_itself(folder):
-    """T82: one denied, one throttled, one whose session ends before it begins, one that is well; three at once and more."""
+    """One denied, one throttled, one whose session ends before it begins, one that is well; three at once and more."""
     base = '{ static = { access_key_id = { value = "AKIABASE" }, secret_access_key = { env = "SECRET" } } }'
     with Sts() as sts, Upstream(key_id) as upstream:
         sts.refuse = {arn("denied"): (403, "AccessDenied"), arn("throttled"): (400, "Throttling")}
@@ -173,7 +173,7 @@ def each_role_fails_for_itself(folder):
 
 @together.add
 def a_roles_base_is_rotated(folder):
-    """T82: STS refuses the old base keys from one moment on; the session is renewed with the new ones in time."""
+    """STS refuses the old base keys from one moment on; the session is renewed with the new ones in time."""
     for name, text in (("id", "AKIAOLD"), ("key", "old-secret-0123456789")):
         (folder / name).write_text(text)
     base = (f'{{ static = {{ access_key_id = {{ file = "{folder / "id"}" }}, '

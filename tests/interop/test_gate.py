@@ -299,7 +299,7 @@ TAKEN = [
 
 
 def assert_clean(client: Client, upstream: Upstream):
-    """T49: whatever came before, the next client is served."""
+    """Whatever came before, the next client is served."""
     answer = client.send(get(b"/clean"))
     assert answer.startswith(b"HTTP/1.1 200 "), answer
     assert upstream.take() == [Seen(b"GET", b"/clean", b"")]

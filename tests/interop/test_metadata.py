@@ -1,4 +1,4 @@
-"""Keys from where the code runs: ECS, EKS Pod Identity, EC2 and IRSA, with what goes wrong there (security.md T81).
+"""Keys from where the code runs: ECS, EKS Pod Identity, EC2 and IRSA, with what goes wrong there (docs/rules.md 3.6).
 
 All of it in one namespace (netns.py), on the addresses that AWS uses, at the same time: most of each scenario is waiting
 for a renewal. HTTP_PROXY is set throughout and leads to a proxy that wants to be left alone.

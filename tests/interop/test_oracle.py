@@ -196,7 +196,7 @@ def test_the_generated_targets_reach_every_outcome():
 
 
 def test_awscrt_signs_a_raw_plus_as_a_plus():
-    """The quirk (aws.md A2) for which countersign never sends one: AWS reads a space."""
+    """The quirk (docs/aws.md A2) for which countersign never sends one: AWS reads a space."""
     plus, escaped = signed(target=b"/prod/a?b=c%2Bd"), b"/prod/a?b=c+d"
     claim = read_claim(plus)
     assert by_awscrt(dataclasses.replace(plus, target=escaped), claim, KEYS) == claim.signature

@@ -303,7 +303,7 @@ def running(command, environment, log):
 
 
 def ready():
-    """The configs name no [admin], so this is its default address (design.md 1.2)."""
+    """The configs name no [admin], so this is its default address."""
     try:
         with urllib.request.urlopen("http://127.0.0.1:9901/readyz", timeout=2) as answer:
             return answer.status == 200

@@ -1,4 +1,4 @@
-//! Whatever goes wrong, every request is answered, and what went wrong says so: the ledger of security.md section 6.
+//! Whatever goes wrong, every request is answered, and what went wrong says so.
 
 mod credentials;
 mod floods;
@@ -25,7 +25,7 @@ const ROLE: &str = "arn:aws:iam::210987654321:role/ledger";
 const TASK: &str = "arn:aws:iam::123456789012:role/task";
 /// Of the credentials of a role or a task.
 const LIFE: Duration = Duration::from_secs(5);
-/// What is made good after a fault is made good within this (security.md 6).
+/// What is made good after a fault is made good within this.
 const RECOVERY: Duration = Duration::from_secs(5);
 /// How long each fault lasts.
 const FAULT: Duration = Duration::from_millis(600);

@@ -334,13 +334,13 @@ async fn places_stay_taken() {
     world.finish().await;
 }
 
-/// T97, with requests one after another instead of at a rate: so there is always one of each client under way.
+/// With requests one after another instead of at a rate: so there is always one of each client under way.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn five_hundred_reloads_under_load_lose_nothing() {
     five_hundred_reloads(8, None).await;
 }
 
-/// T97 as it is written; wants a fast build and a machine of its own.
+/// Wants a fast build and a machine of its own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "measures; `make strain`"]
 async fn strain_five_hundred_reloads_at_a_thousand_requests_a_second() {

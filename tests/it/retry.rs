@@ -1,4 +1,4 @@
-//! What is sent again, and what never is: security.md 3.3, played by an upstream of frames or of bytes.
+//! What is sent again, and what never is: docs/rules.md 3.3, played by an upstream of frames or of bytes.
 
 use standin::Authority;
 use tokio::task::JoinSet;

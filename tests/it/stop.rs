@@ -36,7 +36,7 @@ async fn a_stop_loses_nothing() {
     world.finish_stopped();
 }
 
-/// T94, with requests that last until the test answers them.
+/// With requests that last until the test answers them.
 async fn two_hundred_requests_under_way_are_answered(alpn: Alpn) {
     let (responder, mut taken) = hold();
     let mut world = Plan::bearer().alpn(alpn).respond("/prod/held", responder).start().await;

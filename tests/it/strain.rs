@@ -1,6 +1,6 @@
-//! More than it can take, by people who mean harm or by accident: security.md T83 to T87, T91 and T103.
+//! More than it can take, by people who mean harm or by accident: docs/rules.md 3.2.
 //!
-//! Each in two sizes: a small one for every run, and the one that security.md names, which prints its figures
+//! Each in two sizes: a small one for every run, and one that takes long, which prints its figures
 //! (`make strain`). The program runs in a process of its own, whose memory and descriptors are looked at.
 
 mod hurdles;
@@ -148,7 +148,7 @@ impl Site {
     }
 }
 
-/// The most that it may use with so many connections and requests in flight, and so much held (security.md 3.2).
+/// The most that it may use with so many connections and requests in flight, and so much held (docs/rules.md 3.2).
 fn assert_formula(usage: Usage, connections: usize, in_flight: usize, held: usize) {
     // Code that was compiled for debugging is larger; its own size is no part of what is looked at.
     let base = if cfg!(debug_assertions) { 48 * KIB } else { 24 * KIB };

@@ -219,7 +219,7 @@ async fn with_rotation_each_renewal_uses_the_newest_refresh_token() {
         let pool = pool(rotating, Factor::None).await;
         let source = source(user(&pool, Flow::Srp));
         fetch(&source).await.unwrap();
-        // What the real pool says is not known (aws.md D4), so whatever it says must do.
+        // What the real pool says is not known (docs/aws.md D4), so whatever it says must do.
         pool.script(error(kind, words));
         for _ in 0..5 {
             fetch(&source).await.unwrap();

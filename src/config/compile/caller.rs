@@ -124,7 +124,7 @@ pub(super) fn token(name: &'static str, raw: &At<RawSecret>, context: &mut Conte
 /// 64 bits in hex: at a million guesses a second, the half of them takes 290,000 years.
 const SHORTEST_TOKEN: usize = 16;
 
-/// A token that another user can read, or has written, keeps no other user out (T17).
+/// A token that another user can read, or has written, keeps no other user out.
 #[cfg(unix)]
 fn refuse_foreign(name: &str, span: Span, path: &Path, context: &mut Context<'_>) {
     use std::os::unix::fs::MetadataExt;

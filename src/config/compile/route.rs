@@ -14,7 +14,7 @@ use crate::config::raw::{RawRoute, RawRouteEntry};
 use crate::config::read::{At, Text};
 use crate::route::{IdempotencyKeys, Route};
 
-/// Methods that the proxy itself refuses (security.md 2.2), so that a route for them would never be asked.
+/// Methods that the proxy itself refuses (docs/rules.md 2.2), so that a route for them would never be asked.
 const NEVER: [Method; 2] = [Method::CONNECT, Method::TRACE];
 
 /// Compiles all routes.

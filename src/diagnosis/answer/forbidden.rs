@@ -1,4 +1,4 @@
-//! 403, API Gateway's word for a dozen things: paths, signatures, keys, policies (aws.md A9).
+//! 403, API Gateway's word for a dozen things: paths, signatures, keys, policies (docs/aws.md A9).
 
 use super::unauthorized::scope;
 use super::{Answer, Api, Auth, Base, Said, Sent, Shown};
@@ -30,7 +30,7 @@ fn no_path(sent: &Sent<'_>) -> Diagnosis {
 fn incomplete(sent: &Sent<'_>) -> Diagnosis {
     match sent.auth {
         Auth::Signature { .. } => Diagnosis::of(Cause::AuthorizationMangled).or(Cause::NoSuchPath),
-        // A path that does not exist gets the same answer (aws.md A9).
+        // A path that does not exist gets the same answer (docs/aws.md A9).
         Auth::Token { .. } | Auth::None => Diagnosis::of(Cause::TokenToIam).because(&sent.line()).or(Cause::NoSuchPath),
     }
 }

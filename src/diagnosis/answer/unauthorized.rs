@@ -1,4 +1,4 @@
-//! 401, and what a challenge says: tokens that are not taken (aws.md C2, RFC 6750 3).
+//! 401, and what a challenge says: tokens that are not taken (docs/aws.md C2, RFC 6750 3).
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! Web pages: which may call, and what a browser is told for them to read the answers.
 //!
-//! A page shows itself by `Origin` or `Sec-Fetch-Site` (security.md F10, A1 to A5). All are refused but those of
+//! A page shows itself by `Origin` or `Sec-Fetch-Site` (docs/rules.md 1.7, 2.1). All are refused but those of
 //! `allowed_origins`, which are compared byte for byte: a browser writes an origin in one way only. Imports `message`.
 
 use http::Method;

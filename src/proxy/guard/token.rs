@@ -20,7 +20,7 @@ use crate::proxy::outcome::ProxyError;
 use crate::secret::{LocalSecret, Secret, SecretError};
 
 /// After a change of the file, programs that were given the old token need time to be given the new one
-/// (security.md 3.5).
+/// (docs/rules.md 3.5).
 const OLD_ONE_STAYS: Duration = Duration::from_mins(1);
 /// How often the file is looked at. A kubelet itself brings a changed secret only every minute.
 const LOOK_EVERY: Duration = Duration::from_secs(5);

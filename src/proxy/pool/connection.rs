@@ -1,7 +1,7 @@
 //! One HTTP/1 connection and the exchange on it.
 //!
 //! The request's own future drives the connection, and after the head the response's body does: no task, no channel, no
-//! wake-up between threads (perf.md: 2 µs of a request). Only a request whose body still streams gets a task: its upload
+//! wake-up between threads (2 µs of a request). Only a request whose body still streams gets a task: its upload
 //! must go on although nobody reads the response yet.
 
 use std::fmt;
@@ -88,7 +88,7 @@ impl H1 {
         });
         let Some(outcome) = first.await else {
             // The connection is over and nobody answers: a request that still lies in the channel to it would wait for
-            // ever. Without both its ends the channel hands it back (deps.md 4.1). The task that drove a connection has
+            // ever. Without both its ends the channel hands it back. The task that drove a connection has
             // dropped the far one; here it is the finished future itself that holds it.
             drop(driver);
             drop(sender);

@@ -1,6 +1,6 @@
 //! Counting the interim answers (1xx) to one request.
 //!
-//! hyper swallows them and goes on for as long as they come: two million were seen (security.md F8). Over HTTP/1 it tells of
+//! hyper swallows them and goes on for as long as they come: two million were seen (docs/rules.md 1.6). Over HTTP/1 it tells of
 //! each. Over HTTP/2 it does not, and so the frames are looked at on their way to it.
 
 use std::collections::HashMap;

@@ -1,7 +1,7 @@
 //! Connections to upstreams: kept, shared, and never trusted for long.
 //!
 //! Our own pool on `hyper::client::conn` for three reasons. An HTTP/1 connection is driven by the request that uses it,
-//! without a task of its own. A connection that closes just as it is reused cannot hang a request (deps.md 4.1). And a
+//! without a task of its own. A connection that closes just as it is reused cannot hang a request. And a
 //! request that was not sent comes back whole, so that it may be sent again. Imports `route`, `tls`, `tasks`, `message`.
 
 mod census;

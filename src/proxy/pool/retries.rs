@@ -1,6 +1,6 @@
 //! How often an origin may be asked once more: retries must not become the load that keeps it down.
 //!
-//! A fifth of the requests and three a second (security.md 3.3). A request that certainly was not processed costs its
+//! A fifth of the requests and three a second (docs/rules.md 3.3). A request that certainly was not processed costs its
 //! upstream nothing and is not counted.
 
 use std::sync::atomic::{AtomicU64, Ordering};

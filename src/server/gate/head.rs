@@ -9,9 +9,9 @@ use http::{Method, Uri};
 use super::framing::Framing;
 use crate::message::target::{LONGEST_TARGET, TargetError};
 
-/// A request head may be this large (security.md 3.2), unless the config says otherwise.
+/// A request head may be this large (docs/rules.md 3.2), unless the config says otherwise.
 pub const LARGEST_HEAD: usize = 32 * 1024;
-/// And have this many fields (security.md 3.2).
+/// And have this many fields (docs/rules.md 3.2).
 pub const MOST_FIELDS: usize = 100;
 /// What a request head may be at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

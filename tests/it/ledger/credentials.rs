@@ -76,7 +76,7 @@ async fn a_secret_that_is_rotated_before_its_file() {
     assert!(marked.keys().all(|code| code == "credential-unavailable") && ledger.refused() == 0, "{marked:?}");
 }
 
-/// The role's credentials end meanwhile and are used on (security.md 3.6): what is passed on is the API's own refusal.
+/// The role's credentials end meanwhile and are used on (docs/rules.md 3.6): what is passed on is the API's own refusal.
 async fn an_sts_that_says(code: &str, times: usize, recovery: Duration) {
     let bench = Bench::wanting(Wants::Role, Alpn::Both).await;
     let status = if code == "AccessDenied" { 403 } else { 400 };

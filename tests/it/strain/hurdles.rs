@@ -1,4 +1,4 @@
-//! T84, T86, T87, T91 and T103: too many, too large, gone too soon, a neighbour that hangs, too little to live on.
+//! Too many, too large, gone too soon, a neighbour that hangs, too little to live on.
 
 use std::fs;
 use std::path::PathBuf;
@@ -253,7 +253,7 @@ async fn a_neighbour_hangs(waiting: usize) -> (Pace, Pace) {
     site.until_in_flight(waiting as u64).await;
     let during = watch().await;
     println!("{waiting} waiting; before: {before}; during: {during}; health {:?}", site.health().await);
-    // Its share of all places is taken: whoever comes now is told so at once (security.md 3.2: within 5 ms).
+    // Its share of all places is taken: whoever comes now is told so at once (docs/rules.md 3.2: within 5 ms).
     let (mut client, mut shed) = (site.client().await, Vec::new());
     for _ in 0..200 {
         let begun = Instant::now();

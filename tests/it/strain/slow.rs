@@ -1,4 +1,4 @@
-//! T83 and T85: clients that are slow, on purpose or not.
+//! Clients that are slow, on purpose or not.
 
 use std::process::Command;
 use std::time::Duration;

@@ -1,5 +1,5 @@
 //! A Cognito user pool over plain HTTP: logins by SRP and by password, challenges, refresh and its rotation, and the lockout
-//! (aws.md D). Secret hashes, SRP proofs and the signatures of admin calls are verified.
+//! (docs/aws.md D). Secret hashes, SRP proofs and the signatures of admin calls are verified.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

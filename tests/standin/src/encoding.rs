@@ -19,7 +19,7 @@ pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
 }
 
 /// Undoes percent-encoding, to bytes, where a raw `+` is a space: in forms, and in queries as API Gateway reads them
-/// (aws.md A2). An escape that is none stays as it is.
+/// (docs/aws.md A2). An escape that is none stays as it is.
 pub(crate) fn form_decode(text: &[u8]) -> Vec<u8> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut rest = text;

@@ -1,7 +1,7 @@
 //! API Gateway: TLS or plain HTTP, authorizers that verify on their own, and an integration that echoes.
 //!
 //! Request bodies are streamed and hashed as they pass; only a method with an IAM authorizer collects its body, up to API
-//! Gateway's 10 MB, because the signature covers it. It refuses in the words of aws.md A9.
+//! Gateway's 10 MB, because the signature covers it. It refuses in the words of docs/aws.md A9.
 
 mod authorize;
 mod echo;
@@ -75,7 +75,7 @@ pub enum ApiKind {
 pub enum Authorizer {
     /// Anybody.
     Open,
-    /// Who shows a token of this pool (aws.md C2).
+    /// Who shows a token of this pool (docs/aws.md C2).
     Token {
         /// The pool's verifier.
         verifier: TokenVerifier,
@@ -86,7 +86,7 @@ pub enum Authorizer {
         /// A scope the token must grant.
         scope: Option<String>,
     },
-    /// Who signs with one of these keys (aws.md A1 to A5). The signed request may have 10 MB of body.
+    /// Who signs with one of these keys (docs/aws.md A1 to A5). The signed request may have 10 MB of body.
     Iam {
         /// The account's keys.
         keys: AccessKeys,

@@ -1,4 +1,4 @@
-//! A Cognito identity pool over plain HTTP: the enhanced flow (aws.md E). Its keys are those that the gateway verifies.
+//! A Cognito identity pool over plain HTTP: the enhanced flow (docs/aws.md E). Its keys are those that the gateway verifies.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,4 +1,4 @@
-//! Verifies AWS Signature Version 4 as API Gateway and STS do (aws.md A1 to A5), strictly: the real payload hash, the
+//! Verifies AWS Signature Version 4 as API Gateway and STS do (docs/aws.md A1 to A5), strictly: the real payload hash, the
 //! real clock, the real scope, and every `x-amz-*` field signed.
 //!
 //! Knows no presigned URLs, no SigV4a and no chunked signatures. Shares no code with any signer.

@@ -1,4 +1,4 @@
-//! The user pool's half of Cognito's SRP-6a (aws.md D2), written from the server's side with an arithmetic of its own, so
+//! The user pool's half of Cognito's SRP-6a (docs/aws.md D2), written from the server's side with an arithmetic of its own, so
 //! that it agrees with a client only where both are right.
 
 use aws_lc_rs::{digest, hmac, rand};

@@ -15,11 +15,11 @@ use crate::ledger::Ledger;
 use crate::script::{Answer, Turn};
 use crate::sigv4::{self, Presented, Refusal, Rules};
 
-/// Every service but API Gateway lets the clock be this far off (aws.md A5).
+/// Every service but API Gateway lets the clock be this far off (docs/aws.md A5).
 const CLOCK_WINDOW: Duration = Duration::from_mins(15);
 const SHORTEST_SESSION: i64 = 900;
 const LONGEST_SESSION: i64 = 43_200;
-/// A session that assumes a role may keep it for an hour at most (aws.md F3).
+/// A session that assumes a role may keep it for an hour at most (docs/aws.md F3).
 const LONGEST_CHAINED_SESSION: i64 = 3_600;
 
 /// The security token service of a region.

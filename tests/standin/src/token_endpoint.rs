@@ -1,4 +1,4 @@
-//! Cognito's `POST /oauth2/token` for the client-credentials grant (aws.md C1), over plain HTTP.
+//! Cognito's `POST /oauth2/token` for the client-credentials grant (docs/aws.md C1), over plain HTTP.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

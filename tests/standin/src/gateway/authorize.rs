@@ -18,10 +18,10 @@ use crate::keys::AccessKeys;
 use crate::sigv4::{self, Presented, Rules};
 use crate::token::{Claims, TokenVerifier};
 
-/// API Gateway's limit of a payload (aws.md A7).
+/// API Gateway's limit of a payload (docs/aws.md A7).
 pub(super) const PAYLOAD_LIMIT: u64 = 10 * 1024 * 1024;
 
-/// How far a signing time may be off at API Gateway (aws.md A5).
+/// How far a signing time may be off at API Gateway (docs/aws.md A5).
 const CLOCK_WINDOW: Duration = Duration::from_mins(5);
 
 /// A request that may pass.
@@ -66,7 +66,7 @@ pub(super) async fn authorize(api: &Api, parts: &Parts, body: &mut Tap) -> Resul
     Ok(verdict)
 }
 
-/// A REST API that does not know the path takes the request for an unsigned or badly signed one (aws.md A9).
+/// A REST API that does not know the path takes the request for an unsigned or badly signed one (docs/aws.md A9).
 fn unknown_path(headers: &HeaderMap) -> Refusal {
     let authorization = sole(headers, "authorization");
     let words = authorization.and_then(sigv4::complaint);

@@ -1,4 +1,4 @@
-//! API Gateway's refusals, word for word (aws.md A9).
+//! API Gateway's refusals, word for word (docs/aws.md A9).
 
 use http::{HeaderValue, Response};
 use serde_json::{Value, json};

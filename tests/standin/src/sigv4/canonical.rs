@@ -1,4 +1,4 @@
-//! The canonical request (aws.md A1 to A3), made from what arrived.
+//! The canonical request (docs/aws.md A1 to A3), made from what arrived.
 
 use super::Presented;
 use crate::encoding::{form_decode, percent_encode};
