@@ -6,7 +6,7 @@ BINARY := target/release/countersign
 # nextest where it is installed, cargo's own runner elsewhere.
 RUNNER := $(shell cargo nextest --version >/dev/null 2>&1 && echo "nextest run" || echo "test")
 
-test: rust demo interop instructions
+test: rust demo instructions interop
 
 rust:
 	cargo $(RUNNER) --workspace --locked
