@@ -65,6 +65,15 @@ class Connection:
         return status
 
 
+async def counted(seen, settle, seconds):
+    """How much is seen in so many seconds, once all have settled and whoever measures has been told."""
+    await asyncio.sleep(settle)
+    before, begun = seen[0], time.monotonic()
+    print("ready", flush=True)
+    await asyncio.sleep(seconds)
+    return {"count": seen[0] - before, "seconds": time.monotonic() - begun}
+
+
 async def events(url, number, seconds):
     """So many event streams at the same time; how many events came."""
     seen = [0]
@@ -81,11 +90,7 @@ async def events(url, number, seconds):
             seen[0] += piece.count(b"data: ")
 
     tasks = [asyncio.create_task(one()) for _ in range(number)]
-    await asyncio.sleep(2)
-    before, begun = seen[0], time.monotonic()
-    print("ready", flush=True)
-    await asyncio.sleep(seconds)
-    result = {"count": seen[0] - before, "seconds": time.monotonic() - begun}
+    result = await counted(seen, 2, seconds)
     for task in tasks:
         if task.done():
             task.result()
@@ -113,11 +118,7 @@ async def echo(url, number, seconds):
             seen[0] += 1
 
     tasks = [asyncio.create_task(one()) for _ in range(number)]
-    await asyncio.sleep(1)
-    before, begun = seen[0], time.monotonic()
-    print("ready", flush=True)
-    await asyncio.sleep(seconds)
-    result = {"count": seen[0] - before, "seconds": time.monotonic() - begun}
+    result = await counted(seen, 1, seconds)
     await asyncio.gather(*tasks)
     return result
 

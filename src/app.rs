@@ -117,10 +117,8 @@ impl Surroundings {
 /// # Errors
 /// [`StartError`], but no credential's own.
 pub async fn try_credentials(compiled: &Compiled, clock: &Clock) -> Result<Vec<(Status, Option<String>)>, StartError> {
-    let (clock, tasks) = (clock.clone(), Tasks::default());
-    let control = parts::control(&SystemRoots::load(), &compiled.control, &compiled.egress)?;
-    let means = auth::Means { control, clock, tasks: tasks.clone(), environment: compiled.aws.clone() };
-    let schemes = auth::Builder::new(means).build(&compiled.schemes, &compiled.fields);
+    let tasks = Tasks::default();
+    let schemes = builder(compiled, clock, &SystemRoots::load(), &tasks)?.build(&compiled.schemes, &compiled.fields);
     let mut statuses = Vec::new();
     for credential in &schemes.credentials {
         credential.tried().await;
@@ -139,14 +137,25 @@ pub async fn try_cache(compiled: &Compiled, clock: &Clock) -> Result<Option<Resu
     if compiled.token_cache.is_none() {
         return Ok(None);
     }
-    let (clock, tasks, roots) = (clock.clone(), Tasks::default(), SystemRoots::load());
-    let control = parts::control(&roots, &compiled.control, &compiled.egress)?;
-    let means = auth::Means { control, clock, tasks: tasks.clone(), environment: compiled.aws.clone() };
-    let schemes = auth::Builder::new(means).sharing(compiled.token_cache.as_ref(), &roots)?.build(&[], &[]);
+    let (tasks, roots) = (Tasks::default(), SystemRoots::load());
+    let builder = builder(compiled, clock, &roots, &tasks)?;
+    let schemes = builder.sharing(compiled.token_cache.as_ref(), &roots)?.build(&[], &[]);
     let cache = schemes.cache.as_ref();
     let outcome = if let Some(cache) = cache { Some(cache.probe().await) } else { None };
     tasks.stop().await;
     Ok(outcome)
+}
+
+/// What builds a config's credentials, to try them.
+fn builder(
+    compiled: &Compiled,
+    clock: &Clock,
+    roots: &SystemRoots,
+    tasks: &Tasks,
+) -> Result<auth::Builder, StartError> {
+    let control = parts::control(roots, &compiled.control, &compiled.egress)?;
+    let (clock, tasks, environment) = (clock.clone(), tasks.clone(), compiled.aws.clone());
+    Ok(auth::Builder::new(auth::Means { control, clock, tasks, environment }))
 }
 
 /// Where a [`Sidecar`] listens.

@@ -2,7 +2,7 @@
 //!
 //! The group is RFC 3526's of 3072 bits with the generator 2, the hash SHA-256. What is Cognito's own (docs/aws.md D2): numbers
 //! are hashed in two's complement, so one whose top bit is set gets a zero byte in front; the key is cut from an HKDF; the
-//! proof covers the time. All arithmetic with secrets takes constant time. Imports `secret`, nothing else of ours.
+//! proof covers the time. All arithmetic with secrets takes constant time. Imports `clock`, `secret`.
 
 use std::fmt;
 use std::time::SystemTime;
@@ -15,6 +15,7 @@ use crypto_bigint::modular::ConstMontyForm;
 use crypto_bigint::{U256, U1024, U3072, const_monty_params};
 use zeroize::Zeroizing;
 
+use crate::clock::civil::Civil;
 use crate::secret::Secret;
 
 /// RFC 3526 section 5, group 15.
@@ -224,26 +225,12 @@ fn number(bytes: &[u8]) -> Option<U3072> {
 fn timestamp(now: SystemTime) -> String {
     const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
     const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let seconds = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
+    let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     // 1 January 1970 was a Thursday.
-    let weekday = DAYS.into_iter().cycle().nth(usize::try_from(days % 7).unwrap_or_default()).unwrap_or_default();
-    let (year, month, day) = civil(days);
+    let weekday = usize::try_from(since.as_secs() / 86_400 % 7).ok().and_then(|day| DAYS.get(day)).unwrap_or(&"");
+    let Civil { year, month, day, hour, minute, second, .. } = Civil::of(now);
     let month = usize::try_from(month).ok().and_then(|month| MONTHS.get(month - 1)).copied().unwrap_or_default();
     format!("{weekday} {month} {day} {hour:02}:{minute:02}:{second:02} UTC {year}")
-}
-
-/// Year, month and day of a day since 1970 (Howard Hinnant, "chrono-compatible low-level date algorithms").
-fn civil(days: u64) -> (u64, u64, u64) {
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let from_march = (5 * day_of_year + 2) / 153;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    let day = day_of_year - (153 * from_march + 2) / 5 + 1;
-    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
 }
 
 #[cfg(test)]

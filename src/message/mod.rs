@@ -7,5 +7,6 @@ pub mod fields;
 pub mod frames;
 pub mod framing;
 pub mod gateway_ids;
+pub mod hex;
 pub mod target;
 pub mod websocket;

@@ -63,6 +63,7 @@ use crate::diagnosis::{Diagnosis, Ledger};
 use crate::message::body::{Budget, Upload};
 use crate::message::fields::{self, Trailers};
 use crate::message::gateway_ids::GatewayIds;
+use crate::message::hex;
 use crate::message::target::Target;
 use crate::message::websocket::HandshakeError;
 use crate::route::upstream::HostPort;
@@ -649,10 +650,7 @@ impl Snapshot {
 
 /// 128 random bits, in hex: unlikely to repeat, no secret.
 fn new_request_id() -> HeaderValue {
-    let random = fastrand::u128(..);
     let mut id = [b'0'; 32];
-    for (digit, shift) in id.iter_mut().zip((0..128).step_by(4)) {
-        *digit = b"0123456789abcdef".get((random >> shift & 0xf) as usize).copied().unwrap_or(b'0');
-    }
+    hex::fill(&mut id, &fastrand::u128(..).to_be_bytes());
     HeaderValue::from_bytes(&id).unwrap_or_else(|_not_hex| HeaderValue::from_static("0"))
 }

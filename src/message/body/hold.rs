@@ -13,6 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::{BodyError, Kind, OutboundBody, Turn, Upload};
+use crate::message::hex;
 
 /// A body of unknown length claims this much at a time: 64 KiB, the size of hyper's reads.
 const CLAIM_STEP: u64 = 64 * 1024;
@@ -152,9 +153,7 @@ impl Sha256Hex {
     /// These 32 bytes, of a hash or of a code made with it.
     pub fn written(hash: &[u8]) -> Self {
         let mut digits = [b'0'; 64];
-        for (pair, byte) in digits.chunks_exact_mut(2).zip(hash) {
-            pair.copy_from_slice(&[hex_digit(byte >> 4), hex_digit(byte & 0xf)]);
-        }
+        hex::fill(&mut digits, hash);
         Self(digits)
     }
 
@@ -179,11 +178,6 @@ impl fmt::Debug for Sha256Hex {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
-}
-
-/// The digit of a number below 16.
-fn hex_digit(number: u8) -> u8 {
-    if number < 10 { b'0' + number } else { b'a' + number - 10 }
 }
 
 #[cfg(test)]
