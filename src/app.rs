@@ -38,7 +38,7 @@ use crate::proxy::pool::{Names, Pool};
 use crate::proxy::record::AccessLog;
 use crate::reload::Reloader;
 use crate::secret::SecretError;
-use crate::server::connection::Timers;
+use crate::server::connection::{COPY_BUFFER, Timers};
 use crate::server::gate::head::Limits;
 use crate::server::handed::Unwanted;
 use crate::server::{Arrival, BindError, Drain, Handed, Listener, Terms};
@@ -47,11 +47,10 @@ use crate::telemetry::level::Dial;
 use crate::telemetry::lines::LostLines;
 use crate::tls::{SystemRoots, TlsError};
 
-/// The admin port's connections, apart from the clients': health is never shed (docs/rules.md 3.2).
-/// Each of its listeners has its own, and silent ones end soon, so that nobody can keep a probe out for long.
-const ADMIN_CONNECTIONS: usize = 32;
+/// Of the admin port's connections. Each of its listeners has its own, apart from the clients': health is never shed
+/// (docs/rules.md 3.2); and silent ones end soon, so that nobody can keep a probe out for long.
 const ADMIN_TIMERS: Timers =
-    Timers { head: Duration::from_secs(5), idle: Duration::from_secs(10), heads: Limits::DEFAULT };
+    Timers { head: Duration::from_secs(5), idle: Duration::from_secs(10), heads: Limits::DEFAULT, buffer: COPY_BUFFER };
 
 /// Why the program could not start.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +80,7 @@ pub struct Sidecar {
     admin: Arc<Admin>,
     admin_listener: Listener,
     health_listener: Option<Listener>,
+    admin_connections: usize,
     drain: Drain,
     tasks: Tasks,
     reloader: Option<Reloader>,
@@ -153,7 +153,7 @@ fn builder(
     roots: &SystemRoots,
     tasks: &Tasks,
 ) -> Result<auth::Builder, StartError> {
-    let control = parts::control(roots, &compiled.control, &compiled.egress)?;
+    let control = parts::control(roots, compiled)?;
     let (clock, tasks, environment) = (clock.clone(), tasks.clone(), compiled.aws.clone());
     Ok(auth::Builder::new(auth::Means { control, clock, tasks, environment }))
 }
@@ -242,9 +242,21 @@ impl Sidecar {
         };
         let admin = Arc::new(Admin::new(&compiled.admin, shown, registry, quit_token));
         let teller = Teller::default();
-        let settings = compiled.server;
+        let (settings, admin_connections) = (compiled.server, compiled.admin.max_connections);
         let live = Live { proxy, parts, roster, ground, listeners, settings, at_start, standing, teller };
-        Ok(Self { live, opened, admin, admin_listener, health_listener, drain, tasks, reloader: None, export })
+        let reloader = None;
+        Ok(Self {
+            live,
+            opened,
+            admin,
+            admin_listener,
+            health_listener,
+            admin_connections,
+            drain,
+            tasks,
+            reloader,
+            export,
+        })
     }
 
     /// Takes up the configs that `reloader` finds while it runs.
@@ -272,7 +284,8 @@ impl Sidecar {
 
     /// Answers until `stop`, then drains; `hurry` ends the draining at once.
     pub async fn run(self, stop: impl Future<Output = ()>, hurry: impl Future<Output = ()>) -> Ended {
-        let Self { mut live, opened, admin, admin_listener, health_listener, drain, tasks, reloader, export } = self;
+        let Self { mut live, opened, admin, admin_listener, health_listener, admin_connections, .. } = self;
+        let Self { drain, tasks, reloader, export, .. } = self;
         live.begin(opened);
         // The admin port answers until the very end, so that a probe sees the drain.
         let admin_drain = Drain::default();
@@ -284,8 +297,9 @@ impl Sidecar {
                 let admin = Arc::clone(&admin);
                 async move { admin.answer(arrival, pages) }
             };
-            let places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS));
-            let terms = Terms { timers: ADMIN_TIMERS, places, tls: None, drain: admin_drain.clone() };
+            let (places, drain) = (Arc::new(Semaphore::new(admin_connections)), admin_drain.clone());
+            let accept_pause = live.settings.accept_pause;
+            let terms = Terms { timers: ADMIN_TIMERS, places, accept_pause, tls: None, drain };
             tasks.spawn("admin", listener.serve(watch::channel(terms).1, service));
         }
         let (first_tries, teller) = (Arc::clone(&admin), live.teller.clone());

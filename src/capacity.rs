@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 const BASE: u64 = 24 * 1024 * 1024;
 /// Of a client's connection.
 const CONNECTION: u64 = 48 * 1024;
-/// Of a request in flight: both connections' buffers and what is kept for a second send.
-const REQUEST: u64 = 192 * 1024;
 /// The rest of the memory is for the kernel's buffers and the allocator's gaps.
 const SHARE: f64 = 0.8;
-/// Listeners, probes, files, the control plane's connections.
-const OTHER_DESCRIPTORS: u64 = 128;
+/// Connections to the admin's listeners that the program itself has room for: those of two with the default limit.
+const USUAL_ADMIN: usize = 64;
+/// Listeners, files, the control plane's connections.
+const OTHER_DESCRIPTORS: u64 = 64;
 /// Less would be no proxy.
 const FEWEST: usize = 8;
 const LEAST_BUFFERS: u64 = 1024 * 1024;
@@ -37,17 +37,31 @@ pub struct Limits {
     pub in_flight: usize,
     /// Bytes of bodies held for signing.
     pub buffers: u64,
+    /// Bytes of one request in flight: both connections' buffers and what is kept for a second send. Never lowered.
+    pub request: u64,
+    /// Connections to the admin's listeners. Never lowered: probes are the last to be turned away.
+    pub admin: usize,
 }
 
 impl Limits {
     /// The most memory that they come to.
     pub fn memory(&self) -> u64 {
-        BASE + self.connections as u64 * CONNECTION + self.in_flight as u64 * REQUEST + self.buffers
+        self.base() + self.connections as u64 * CONNECTION + self.in_flight as u64 * self.request + self.buffers
+    }
+
+    /// The memory that is needed in any case.
+    fn base(&self) -> u64 {
+        BASE + self.admin.saturating_sub(USUAL_ADMIN) as u64 * CONNECTION
     }
 
     /// The most descriptors: a request may have a connection upstream, and leave it idle for the next.
     pub fn descriptors(&self) -> u64 {
-        OTHER_DESCRIPTORS + self.connections as u64 + 2 * self.in_flight as u64
+        self.other_descriptors() + self.connections as u64 + 2 * self.in_flight as u64
+    }
+
+    /// Those that are needed in any case.
+    fn other_descriptors(&self) -> u64 {
+        OTHER_DESCRIPTORS + self.admin as u64
     }
 
     /// All of them, in proportion.
@@ -63,6 +77,7 @@ impl Limits {
             connections: number(self.connections),
             in_flight: number(self.in_flight),
             buffers: ((self.buffers as f64 * share) as u64).max(LEAST_BUFFERS.min(self.buffers)),
+            ..self
         }
     }
 }
@@ -75,10 +90,10 @@ impl Machine {
 
     /// `wanted`, or as much of it as there is room for.
     pub fn fit(&self, wanted: Limits) -> Limits {
-        let files = share(self.descriptors, 1.0, OTHER_DESCRIPTORS, wanted.descriptors());
+        let files = share(self.descriptors, 1.0, wanted.other_descriptors(), wanted.descriptors());
         // Descriptors are not what buffers need.
         let fitting = Limits { buffers: wanted.buffers, ..wanted.scaled(files) };
-        let bytes = share(self.memory, SHARE, BASE, fitting.memory());
+        let bytes = share(self.memory, SHARE, fitting.base(), fitting.memory());
         fitting.scaled(bytes)
     }
 }
@@ -147,7 +162,8 @@ mod tests {
     use super::*;
 
     const MIB: u64 = 1024 * 1024;
-    const DEFAULT: Limits = Limits { connections: 1024, in_flight: 512, buffers: 64 * MIB };
+    const DEFAULT: Limits =
+        Limits { connections: 1024, in_flight: 512, buffers: 64 * MIB, request: 192 * 1024, admin: USUAL_ADMIN };
 
     #[test]
     fn the_defaults_come_to_232_mib() {
@@ -160,23 +176,35 @@ mod tests {
             [(64, 133, 66, 8), (128, 385, 192, 24), (256, 890, 445, 55), (512, 1024, 512, 64)]
         {
             let fitting = Machine { memory: Some(mib * MIB), descriptors: None }.fit(DEFAULT);
-            let Limits { connections: c, in_flight: f, buffers: b } = fitting;
+            let Limits { connections: c, in_flight: f, buffers: b, .. } = fitting;
             assert_eq!((c, f, b / MIB), (connections, in_flight, buffers), "{mib}");
             assert!(fitting.memory() * 5 <= mib * MIB * 4, "{mib}: {fitting:?}");
         }
         assert_eq!(Machine::default().fit(DEFAULT), DEFAULT);
         let least = Machine { memory: Some(16 * MIB), descriptors: Some(16) }.fit(DEFAULT);
-        assert_eq!(least, Limits { connections: FEWEST, in_flight: FEWEST, buffers: MIB });
-        let small = Limits { connections: 4, in_flight: 2, buffers: 1024 };
+        assert_eq!(least, Limits { connections: FEWEST, in_flight: FEWEST, buffers: MIB, ..DEFAULT });
+        let small = Limits { connections: 4, in_flight: 2, buffers: 1024, ..DEFAULT };
         assert_eq!(Machine { memory: Some(16 * MIB), descriptors: Some(16) }.fit(small), small);
     }
 
     #[test]
     fn few_descriptors_leave_the_buffers_alone() {
         let fitting = Machine { memory: None, descriptors: Some(1024) }.fit(DEFAULT);
-        assert_eq!(fitting, Limits { connections: 448, in_flight: 224, buffers: 64 * MIB });
+        assert_eq!(fitting, Limits { connections: 448, in_flight: 224, ..DEFAULT });
         assert!(fitting.descriptors() <= 1024);
         assert_eq!(Machine { memory: None, descriptors: Some(4096) }.fit(DEFAULT), DEFAULT);
+    }
+
+    #[test]
+    fn what_a_request_and_the_admin_take_leaves_less_for_the_rest() {
+        let machine = Machine { memory: Some(256 * MIB), descriptors: Some(1024) };
+        let usual = machine.fit(DEFAULT);
+        for wanted in [Limits { request: 1024 * 1024, ..DEFAULT }, Limits { admin: 512, ..DEFAULT }] {
+            let fitting = machine.fit(wanted);
+            assert!(fitting.in_flight < usual.in_flight, "{fitting:?}");
+            assert!(fitting.memory() * 5 <= 256 * MIB * 4 && fitting.descriptors() <= 1024, "{fitting:?}");
+            assert_eq!((fitting.request, fitting.admin), (wanted.request, wanted.admin));
+        }
     }
 
     #[test]
@@ -194,13 +222,21 @@ mod tests {
         assert_eq!(memory(root.path()), None);
         write("sys/fs/cgroup/kubepods/pod1/memory.max", "134217728\n");
         assert_eq!(memory(root.path()), Some(128 * MIB));
+        write("sys/fs/cgroup/kubepods/pod1/app/memory.max", "268435456\n");
+        assert_eq!(memory(root.path()), Some(128 * MIB), "the pod's is less than the container's own");
         write("sys/fs/cgroup/memory.max", "67108864\n");
         assert_eq!(memory(root.path()), Some(64 * MIB));
+        for path in ["/", "/../../pod7/app", "/system.slice/docker-5.scope"] {
+            write("proc/self/cgroup", &format!("0::{path}\n"));
+            assert_eq!(memory(root.path()), Some(64 * MIB), "in a container the mount is the group: {path}");
+        }
         write("proc/self/cgroup", "12:cpu,cpuacct:/docker/1\n5:memory:/docker/1\n");
         write("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");
         assert_eq!(memory(root.path()), None);
         write("sys/fs/cgroup/memory/docker/1/memory.limit_in_bytes", "33554432\n");
         assert_eq!(memory(root.path()), Some(32 * MIB));
+        write("proc/self/cgroup", "5:memory:/docker/1\n0::/kubepods/pod1/app\n");
+        assert_eq!(memory(root.path()), Some(32 * MIB), "both versions side by side");
     }
 
     #[cfg(unix)]

@@ -11,7 +11,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// Paths of third-party crates, and where alone they may be named: files or folders of `src/`.
-const ROOMS: [(&[&str], &[&str]); 26] = [
+const ROOMS: [(&[&str], &[&str]); 27] = [
     (&["reqwest"], &["auth/"]),
     // The one error of a client that cannot be built; a wrapper would only rename it.
     (&["reqwest", "Error"], &["auth/", "app.rs"]),
@@ -40,6 +40,7 @@ const ROOMS: [(&[&str], &[&str]); 26] = [
     // Resource limits, signals that are passed on, and clients that are gone.
     (&["rustix"], &["capacity.rs", "cli/exec.rs", "server/orphan.rs"]),
     (&["hyper", "server"], &["server/"]),
+    (&["memmap2"], &["message/body/room.rs"]),
     (&["arc_swap"], &["proxy/", "auth/builder.rs", "auth/mod.rs", "auth/signer.rs", "sync.rs", "tls/serving.rs"]),
 ];
 /// The same for the standard library.

@@ -54,6 +54,8 @@ pub struct Settings {
     pub health_listen: Option<SocketAddr>,
     /// What a POST to `/quitquitquit` must show; without, there is no such page.
     pub quit_token: Option<LocalSecret>,
+    /// Connections to each of the two, apart from the clients'.
+    pub max_connections: usize,
 }
 
 /// Which pages a listener has.

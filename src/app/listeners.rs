@@ -153,8 +153,14 @@ impl Listeners {
     pub(super) fn apply(&mut self, opened: Opened, settings: &server::Settings, tls: Option<&Arc<ServerConfig>>) {
         let Opened { wanted, new } = opened;
         let terms = |drain: Drain| Terms {
-            timers: Timers { head: settings.header_timeout, idle: settings.idle_timeout, heads: settings.heads },
+            timers: Timers {
+                head: settings.header_timeout,
+                idle: settings.idle_timeout,
+                heads: settings.heads,
+                buffer: settings.copy_buffer,
+            },
             places: Arc::clone(&self.places),
+            accept_pause: settings.accept_pause,
             tls: tls.map(Arc::clone),
             drain,
         };

@@ -32,6 +32,9 @@ use crate::tls::{ClientSettings, Fingerprint, Identity, SystemRoots, TlsError};
 use crate::units::ByteSize;
 use crate::{admin, telemetry};
 
+/// The admin's, at most.
+const LISTENERS: usize = 2;
+
 /// What every config is made with.
 #[derive(Debug)]
 pub(super) struct Ground {
@@ -60,6 +63,7 @@ struct Way {
     settings: ClientSettings,
     files: Fingerprint,
     egress: Egress,
+    largest_answer: usize,
     aws: AwsEnvironment,
     control: Control,
 }
@@ -88,17 +92,24 @@ pub(super) struct AtStart {
 }
 
 /// The client that credentials are fetched with.
-pub(super) fn control(roots: &SystemRoots, settings: &ClientSettings, egress: &Egress) -> Result<Control, StartError> {
+pub(super) fn control(roots: &SystemRoots, compiled: &Compiled) -> Result<Control, StartError> {
     let alpn: &[&[u8]] = &[b"h2", b"http/1.1"];
-    Ok(Control::try_new(roots.client_config(settings, alpn)?, egress.clone())?)
+    let tls = roots.client_config(&compiled.control, alpn)?;
+    Ok(Control::try_new(tls, compiled.egress.clone())?.taking(compiled.largest_answer))
 }
 
 /// Lowers limits that memory or descriptors do not suffice for.
 pub(super) fn fit(machine: &Machine, compiled: &mut Compiled) {
+    let of_routes = compiled.routes.iter().map(|route| {
+        let answers = &route.upstream.origin.answers;
+        u64::from(answers.head) + route.replay_buffer as u64
+    });
     let wanted = Limits {
         connections: compiled.server.max_connections,
         in_flight: compiled.proxy.max_in_flight,
         buffers: compiled.proxy.buffer_budget.0,
+        request: compiled.server.copy_buffer as u64 + of_routes.max().unwrap_or_default(),
+        admin: LISTENERS * compiled.admin.max_connections,
     };
     let fitting = machine.fit(wanted);
     if fitting != wanted {
@@ -202,21 +213,30 @@ fn token(
 
 impl Way {
     fn try_new(compiled: &Compiled, before: Option<&Self>, ground: &Ground) -> Result<Self, StartError> {
-        let Compiled { control: settings, egress, aws, .. } = compiled;
+        let Compiled { control: settings, egress, largest_answer, aws, .. } = compiled;
         // Before the files are read, so that a change in between is taken for one the next time.
         let files = settings.fingerprint();
-        let known =
-            before.filter(|before| before.settings == *settings && before.files == files && before.egress == *egress);
+        let known = before.filter(|before| {
+            before.settings == *settings
+                && before.files == files
+                && before.egress == *egress
+                && before.largest_answer == *largest_answer
+        });
         let control = match known {
             Some(known) => known.control.clone(),
-            None => control(&ground.roots, settings, egress)?,
+            None => control(&ground.roots, compiled)?,
         };
-        Ok(Self { settings: settings.clone(), files, egress: egress.clone(), aws: aws.clone(), control })
+        let (settings, egress, aws) = (settings.clone(), egress.clone(), aws.clone());
+        Ok(Self { settings, files, egress, largest_answer: *largest_answer, aws, control })
     }
 
     fn is(&self, other: &Self) -> bool {
-        let Self { settings, files, egress, aws, control: _ } = self;
-        *settings == other.settings && *files == other.files && *egress == other.egress && *aws == other.aws
+        let Self { settings, files, egress, largest_answer, aws, control: _ } = self;
+        *settings == other.settings
+            && *files == other.files
+            && *egress == other.egress
+            && *largest_answer == other.largest_answer
+            && *aws == other.aws
     }
 }
 

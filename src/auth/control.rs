@@ -25,7 +25,8 @@ use crate::egress::{Egress, ProxyUrl};
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 /// The whole call.
 const CALL_LIMIT: Duration = Duration::from_secs(5);
-/// A token answer is 2 KiB; whoever sends more is broken or hostile.
+/// A token answer is 2 KiB; whoever sends more than this is broken or hostile, unless the config says otherwise
+/// (docs/rules.md 3.2).
 const LARGEST_ANSWER: usize = 64 * 1024;
 /// A longer Retry-After would not be believed anyway.
 const LARGEST_RETRY_AFTER_SECONDS: u64 = 86_400;
@@ -35,6 +36,7 @@ const LARGEST_RETRY_AFTER_SECONDS: u64 = 86_400;
 pub struct Control {
     client: reqwest::Client,
     egress: Arc<Egress>,
+    largest_answer: usize,
 }
 
 /// An answer, read whole.
@@ -43,7 +45,7 @@ pub struct Answer {
     pub status: StatusCode,
     /// What it said about when to come back.
     pub retry_after: Option<Duration>,
-    /// Its body, 64 KiB at most.
+    /// Its body.
     pub body: Vec<u8>,
 }
 
@@ -76,7 +78,13 @@ impl Control {
             .pool_max_idle_per_host(0)
             .user_agent(concat!("countersign/", env!("CARGO_PKG_VERSION")))
             .build()?;
-        Ok(Self { client, egress })
+        Ok(Self { client, egress, largest_answer: LARGEST_ANSWER })
+    }
+
+    /// The same, taking answers of so many bytes at most.
+    #[must_use]
+    pub fn taking(self, largest_answer: usize) -> Self {
+        Self { largest_answer, ..self }
     }
 
     /// Posts a form. `authorization` is the whole field value.
@@ -144,9 +152,10 @@ impl Control {
             .headers()
             .get(header::RETRY_AFTER)
             .and_then(|value| retry_after(value.to_str().ok()?, response.headers()));
-        let body = read(response).await.map_err(|unread| match unread {
+        let most = self.largest_answer;
+        let body = read(response, most).await.map_err(|unread| match unread {
             Unread::TooLarge => {
-                let problem = format!("it is larger than {LARGEST_ANSWER} bytes");
+                let problem = format!("it is larger than {most} bytes (max_token_answer)");
                 FetchError::Malformed { endpoint: endpoint(), problem }
             }
             Unread::Broken(error) => failed(error),
@@ -184,11 +193,11 @@ enum Unread {
     Broken(reqwest::Error),
 }
 
-/// An answer's body, [`LARGEST_ANSWER`] at most.
-async fn read(mut response: reqwest::Response) -> Result<Vec<u8>, Unread> {
+/// An answer's body, `most` bytes of it at most.
+async fn read(mut response: reqwest::Response, most: usize) -> Result<Vec<u8>, Unread> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(Unread::Broken)? {
-        if body.len() + chunk.len() > LARGEST_ANSWER {
+        if body.len() + chunk.len() > most {
             return Err(Unread::TooLarge);
         }
         body.extend_from_slice(&chunk);
@@ -209,21 +218,22 @@ impl HttpClient for Control {
         _settings: &HttpConnectorSettings,
         _components: &RuntimeComponents,
     ) -> SharedHttpConnector {
-        SharedHttpConnector::new(Connector(self.client.clone()))
+        SharedHttpConnector::new(Connector(self.clone()))
     }
 }
 
 #[derive(Debug)]
-struct Connector(reqwest::Client);
+struct Connector(Control);
 
 impl HttpConnector for Connector {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let client = self.0.clone();
-        HttpConnectorFuture::new(async move { call(&client, request).await })
+        let control = self.0.clone();
+        HttpConnectorFuture::new(async move { call(&control, request).await })
     }
 }
 
-async fn call(client: &reqwest::Client, request: HttpRequest) -> Result<HttpResponse, ConnectorError> {
+async fn call(control: &Control, request: HttpRequest) -> Result<HttpResponse, ConnectorError> {
+    let Control { client, largest_answer, .. } = control;
     let request = request.try_into_http1x().map_err(|error| ConnectorError::user(error.into()))?;
     let (parts, body) = request.into_parts();
     let bytes = body
@@ -241,8 +251,10 @@ async fn call(client: &reqwest::Client, request: HttpRequest) -> Result<HttpResp
     if let Some(headers) = answer.headers_mut() {
         *headers = std::mem::take(response.headers_mut());
     }
-    let body = read(response).await.map_err(|unread| match unread {
-        Unread::TooLarge => ConnectorError::other("an answer of over 64 KiB".into(), None),
+    let body = read(response, *largest_answer).await.map_err(|unread| match unread {
+        Unread::TooLarge => {
+            ConnectorError::other(format!("an answer of over {largest_answer} bytes (max_token_answer)").into(), None)
+        }
         Unread::Broken(error) => connector_error(error),
     })?;
     let answer = answer.body(SdkBody::from(body)).map_err(|error| ConnectorError::user(error.into()))?;

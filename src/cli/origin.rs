@@ -139,7 +139,9 @@ impl Origin {
         if ports == Ports::Free && !compiled.server.listen.is_empty() {
             compiled.server.listen = vec![ANY_PORT];
             compiled.server.sockets.clear();
-            compiled.admin = admin::Settings { listen: ANY_PORT, health_listen: None, quit_token: None };
+            let max_connections = compiled.admin.max_connections;
+            compiled.admin =
+                admin::Settings { listen: ANY_PORT, health_listen: None, quit_token: None, max_connections };
         }
         Ok(compiled)
     }

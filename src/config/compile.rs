@@ -74,6 +74,9 @@ impl<'a> Context<'a> {
 /// Compiles `raw`. The result means something only if no error was noted.
 pub(super) fn compile(raw: RawConfig, context: &mut Context<'_>) -> Compiled {
     let RawConfig { proxy, admin, log, traces, upstream, auth, token_cache: raw_cache, routes } = raw;
+    let heads = listen::heads(&proxy, context);
+    // hyper reads no less at once than the least.
+    let copy_buffer = size::within("copy_buffer", &proxy.copy_buffer, 8..=1024, context);
     let defaults = upstream::transport(&upstream, context);
     let (listens, admin) = listen::check(&proxy, admin, &routes, context);
     forward::refuse_self(&defaults.egress, &listens.tcp, upstream.proxy.span, context);
@@ -93,6 +96,7 @@ pub(super) fn compile(raw: RawConfig, context: &mut Context<'_>) -> Compiled {
         traces,
         admin,
         control: ClientSettings { identity: None, ..defaults.tls },
+        largest_answer: size::within("max_token_answer", &proxy.max_token_answer, 4..=1024, context),
         egress: defaults.egress,
         server: server::Settings {
             listen: listens.tcp,
@@ -102,9 +106,11 @@ pub(super) fn compile(raw: RawConfig, context: &mut Context<'_>) -> Compiled {
             tls: listens.tls,
             reach: listens.reach,
             max_connections: proxy.max_connections.value,
+            accept_pause: listen::accept_pause(&proxy, context),
             header_timeout: proxy.header_timeout.value,
             idle_timeout: proxy.idle_timeout.value,
-            heads: listen::heads(&proxy, context),
+            heads,
+            copy_buffer: copy_buffer.max(heads.bytes),
             drain_timeout: proxy.drain_timeout.value,
             quiet: server::drain::QUIET,
         },

@@ -96,6 +96,8 @@ pub struct Compiled {
     pub proxy: proxy::Settings,
     /// TLS of token and STS calls: `ca_file` and `http2` of `[upstream]`.
     pub control: tls::ClientSettings,
+    /// Bytes of an answer to those calls.
+    pub largest_answer: usize,
     /// The proxy on the way of token and AWS calls: `proxy` of `[upstream]`.
     pub egress: egress::Egress,
     /// What the environment says about AWS credentials.

@@ -90,6 +90,12 @@ table! {
         buffer_budget: ByteSize = r#""64MiB""#;
         /// How long a body waits for its share of that.
         buffer_wait: Duration = r#""10s""#;
+        /// What is read ahead of a client, and kept of an answer that it does not take yet; no less than `max_head`.
+        copy_buffer: ByteSize = r#""64KiB""#;
+        /// Longest pause after a connection could not be accepted, as without descriptors; the first is 10 ms.
+        accept_pause: Duration = r#""1s""#;
+        /// Largest answer of a token endpoint, of AWS to a call of ours, or of a metadata endpoint.
+        max_token_answer: ByteSize = r#""64KiB""#;
     }
 }
 
@@ -128,6 +134,8 @@ table! {
         health_listen: SocketAddr;
         /// What a POST to /quitquitquit must show to stop countersign; without it there is no such page.
         quit_token: RawSecret;
+        /// Connections at the same time to `listen`, and as many to `health_listen`, beside those of [proxy].
+        max_connections: usize = "32";
     }
 }
 
@@ -198,7 +206,7 @@ table! {
         max_body: ByteSize = r#""10MiB""#;
         /// Largest streamed body that is kept, so that it can be sent once more.
         replay_buffer: ByteSize = r#""64KiB""#;
-        /// Largest head of an answer; larger is a 502.
+        /// Largest head of an answer, larger is a 502; and what is read of an answer at once.
         max_response_head: ByteSize = r#""64KiB""#;
         /// Fields of an answer's head; more are a 502.
         max_response_fields: usize = "100";

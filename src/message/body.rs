@@ -4,6 +4,7 @@
 //! early is an error all the way, so that an upstream never takes a part for the whole. Imports nothing of ours.
 
 mod hold;
+mod room;
 mod upload;
 
 use std::fmt;

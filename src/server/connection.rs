@@ -25,10 +25,10 @@ use super::gate::{Gate, Word};
 use super::orphan::FarEnd;
 use super::upgrade::{Counts, Tunnel};
 
-/// What is read of a body before the upstream takes it.
-pub(super) const READ_BUFFER: usize = 64 * 1024;
+/// [`Timers::buffer`], unless the config says otherwise (docs/rules.md 3.2).
+pub const COPY_BUFFER: usize = 64 * 1024;
 
-/// What a client is held to: two limits on its silence, and those on its heads.
+/// What a client is held to: two limits on its silence, those on its heads, and how far it may be ahead or behind.
 #[derive(Clone, Copy, Debug)]
 pub struct Timers {
     /// From the first byte of a head to its end.
@@ -37,6 +37,9 @@ pub struct Timers {
     pub idle: Duration,
     /// What a head may be.
     pub heads: Limits,
+    /// What is read of a body before the upstream takes it, and kept of an answer that the client does not take; no less
+    /// than a head may be.
+    pub buffer: usize,
 }
 
 /// Serves one connection until its end, and the [`Tunnel`] that follows an answer of 101 or to CONNECT; ends it early when
@@ -85,7 +88,7 @@ where
         .half_close(true)
         .max_headers(timers.heads.fields)
         .max_header_size(timers.heads.bytes)
-        .max_buf_size(READ_BUFFER.max(timers.heads.bytes))
+        .max_buf_size(timers.buffer)
         .serve_connection(TokioIo::new(io), service)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);

@@ -21,7 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{READ_BUFFER, Timers};
+use super::connection::Timers;
 use super::drain::{Drain, InFlight};
 use super::gate::head::{HeadError, Limits};
 use super::{Arrival, Refused};
@@ -66,9 +66,9 @@ where
         .max_local_error_reset_streams(MOST_ERROR_RESETS)
         // Above our own limit: what h2 refuses by itself leaves no trace. Its sum has 32 bytes more for each field.
         .max_header_list_size(u32::try_from(2 * timers.heads.bytes).unwrap_or(u32::MAX))
-        .initial_stream_window_size(u32::try_from(READ_BUFFER).unwrap_or(u32::MAX))
+        .initial_stream_window_size(u32::try_from(timers.buffer).unwrap_or(u32::MAX))
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_send_buf_size(READ_BUFFER)
+        .max_send_buf_size(timers.buffer)
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_EVERY)
         .serve_connection(TokioIo::new(io), service);

@@ -26,9 +26,14 @@ use super::drain::Drain;
 use super::orphan::FarEnd;
 use super::secured;
 
-/// Pauses after a failed `accept` (out of descriptors, mostly): from this, doubling, to that.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// After a failed `accept` (out of descriptors, mostly); it doubles with each, up to [`Terms::accept_pause`].
+pub const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
+/// What the kernel takes of answers before a client does, beyond what is under way to it. Left to itself it takes 4 MiB for
+/// each that reads slowly, all of it fetched and decrypted for nobody, and counted as ours by the cgroup.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const UNSENT: u32 = 256 * 1024;
+/// Of lines of the log that say the same.
+const WORD_EVERY: Duration = Duration::from_secs(1);
 /// What a connection beyond the limit is told, without a parser's help.
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nx-countersign-error: overloaded\r\nretry-after: 1\r\n\
     content-length: 0\r\nconnection: close\r\n\r\n";
@@ -68,6 +73,8 @@ pub struct Terms {
     pub timers: Timers,
     /// How many there may be.
     pub places: Arc<Semaphore>,
+    /// The longest pause after one could not be accepted.
+    pub accept_pause: Duration,
     /// What TCP listeners speak TLS with; without, they speak in plain text.
     pub tls: Option<Arc<ServerConfig>>,
     /// When they must end.
@@ -105,6 +112,11 @@ impl Listener {
                 SocketAddr::V6(_) => SockRef::from(&socket).set_unicast_hops_v6(1),
             };
             limited.map_err(failed)?;
+        }
+        // Accepted sockets inherit this, too. It works without.
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        if let Err(error) = SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT) {
+            tracing::debug!(%address, %error, "TCP_NOTSENT_LOWAT");
         }
         let address = socket.local_addr().map_err(failed)?;
         Ok(Self { socket, address })
@@ -221,12 +233,12 @@ where
                     () = sleep(pause) => {}
                     () = drain.closed() => return,
                 }
-                pause = (pause * 2).min(LONGEST_PAUSE);
+                pause = (pause * 2).min(terms.borrow().accept_pause);
                 continue;
             }
         };
         pause = SHORTEST_PAUSE;
-        let Terms { timers, places, tls, drain } = terms.borrow().clone();
+        let Terms { timers, places, tls, drain, accept_pause: _ } = terms.borrow().clone();
         let tls = tls.filter(|_| A::MAY_SPEAK_TLS);
         let Ok(place) = places.try_acquire_owned() else {
             // Best effort: the socket's buffer of a new connection takes these few bytes at once. Before a handshake they
@@ -272,7 +284,7 @@ struct Complaint {
 impl Complaint {
     fn word(&mut self) -> Option<u64> {
         self.times += 1;
-        let is_due = self.said.is_none_or(|said| said.elapsed() >= LONGEST_PAUSE);
+        let is_due = self.said.is_none_or(|said| said.elapsed() >= WORD_EVERY);
         is_due.then(|| {
             self.said = Some(Instant::now());
             self.times
@@ -319,6 +331,14 @@ mod tests {
                 assert_eq!(hops == 1, limited, "{address} {reach:?}: {hops}");
             }
         }
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    #[tokio::test]
+    async fn the_kernel_takes_little_ahead_of_a_client() {
+        let mut listener = Listener::bind("127.0.0.1:0".parse().unwrap(), Reach::Machine).await.unwrap();
+        let (_client, accepted) = tokio::join!(TcpStream::connect(listener.address()), listener.accept());
+        assert_eq!(SockRef::from(&accepted.unwrap()).tcp_notsent_lowat().unwrap(), UNSENT);
     }
 
     #[tokio::test]

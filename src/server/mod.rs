@@ -47,12 +47,16 @@ pub struct Settings {
     pub reach: Reach,
     /// Connections at the same time, over all listeners.
     pub max_connections: usize,
+    /// The longest pause after a connection could not be accepted.
+    pub accept_pause: Duration,
     /// From the first byte of a request head to its end.
     pub header_timeout: Duration,
     /// How long a connection may stay open without a request.
     pub idle_timeout: Duration,
     /// What a request head may be.
     pub heads: gate::head::Limits,
+    /// What is read ahead of a client, and kept of an answer that it does not take yet.
+    pub copy_buffer: usize,
     /// How long requests may take to end once a stop was asked for.
     pub drain_timeout: Duration,
     /// How long there must have been none of them, until no connection is accepted any more.

@@ -186,9 +186,10 @@ fn used(id: u32) -> u64 {
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }
 
-#[tokio::test]
-async fn it_outlives_a_time_without_descriptors() {
-    let Place { gateway: _gateway, folder, .. } = place().await;
+/// Takes its descriptors away for two seconds; how often it tried to accept.
+async fn accepts_without_descriptors(lines: &str) -> u64 {
+    let Place { gateway: _gateway, folder, config } = place().await;
+    write(folder.path(), &config.replacen("[proxy]", &format!("[proxy]\n{lines}"), 1));
     let mut running = Running::start(folder.path(), &["run"], &[]);
     let proxy = running.address("proxy").await;
     assert_eq!(get(proxy, "/").await.0, 200);
@@ -214,6 +215,16 @@ async fn it_outlives_a_time_without_descriptors() {
     assert_eq!(code, 0);
     let complaints = said.matches("accepting a connection").count();
     assert!(complaints <= 6, "{complaints} lines in about three seconds");
+    let times = said.rsplit_once("\"times\":").unwrap().1;
+    times.split_once(|c: char| !c.is_ascii_digit()).unwrap().0.parse().unwrap()
+}
+
+#[tokio::test]
+async fn it_outlives_a_time_without_descriptors() {
+    let usual = accepts_without_descriptors("").await;
+    assert!(usual <= 10, "{usual} times in about three seconds");
+    let eager = accepts_without_descriptors("accept_pause = \"20ms\"").await;
+    assert!(eager > 20, "{eager} times in about three seconds");
 }
 
 /// A datagram socket, as systemd listens on.

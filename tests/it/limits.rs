@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use standin::body::full;
+use standin::{Answer as Scripted, TokenEndpoint};
 use tokio::time::Instant;
 
-use crate::support::{Plan, held, hold};
+use crate::support::{Plan, Setup, Wire, app_client, held, hold};
 
 async fn only_so_many_at_once(plan: Plan, scope: &str) {
     let (responder, mut taken) = hold();
@@ -194,4 +195,87 @@ async fn a_head_that_is_too_large_is_refused() {
     }
     assert_eq!(world.gateway.requests(), 0);
     world.finish().await;
+}
+
+/// Has a token come in an answer of `kib` KiB; whether it was taken.
+async fn takes_a_token_answer(limit: &'static str, kib: usize) -> bool {
+    let tokens = TokenEndpoint::start(vec![app_client("orders", "client-secret-5f1d0c")]).await;
+    let body = format!(
+        "{{\"access_token\":\"large-one\",\"token_type\":\"Bearer\",\"expires_in\":3600,\"claims\":\"{}\"}}",
+        "c".repeat(kib * 1024)
+    );
+    tokens.script(Scripted::Respond { status: 200, headers: Vec::new(), body: body.into_bytes() });
+    let world = Plan::bearer().proxy(limit).start_with(tokens).await;
+    world.countersign.until_ready().await;
+    let readiness = world.countersign.page("/readyz").await.text();
+    let refused = readiness.contains("bytes (max_token_answer)");
+    assert_eq!(refused, readiness.contains("credential \"tokens\": none"), "{readiness}");
+    if refused {
+        assert_eq!(world.get("/").await.verdict(), (503, "credential-unavailable"));
+    }
+    world.finish().await;
+    !refused
+}
+
+#[tokio::test]
+async fn a_token_answer_may_be_as_large_as_the_config_says() {
+    assert!(takes_a_token_answer("", 60).await);
+    assert!(!takes_a_token_answer("", 64).await);
+    assert!(takes_a_token_answer("max_token_answer = \"8KiB\"", 7).await);
+    assert!(!takes_a_token_answer("max_token_answer = \"8KiB\"", 10).await);
+    assert!(takes_a_token_answer("max_token_answer = \"128KiB\"", 100).await);
+}
+
+#[tokio::test]
+async fn the_admin_port_has_connections_of_its_own() {
+    let world = Plan::open().proxy("max_connections = 1").admin("max_connections = 16").start().await;
+    let mut caller = world.countersign.connect().await;
+    assert_eq!(caller.get("/").await.status, 200);
+    let mut probes = Vec::new();
+    for _ in 0..16 {
+        let mut probe = world.countersign.connect_to(world.countersign.admin).await;
+        assert_eq!(probe.get("/livez").await.status, 200);
+        probes.push(probe);
+    }
+    let mut beyond = world.countersign.connect_to(world.countersign.admin).await;
+    assert_eq!(beyond.reader.answer("GET").await.verdict(), (503, "overloaded"));
+    drop(probes);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn no_more_is_read_ahead_of_a_client_than_the_copy_buffer_holds() {
+    const BODY: usize = 512 * 1024;
+    let wire = Wire::listen().await;
+    let setup = Setup::new(&standin::Authority::new()).proxy("copy_buffer = \"8KiB\"\nmax_head = \"8KiB\"");
+    let countersign = setup.add(&wire.route("/")).start().await;
+    let mut client = countersign.connect().await;
+    let upload = async {
+        client.writer.chunked("PUT", "/").await;
+        client.writer.send([format!("{BODY:x}\r\n").as_bytes(), &vec![b'p'; BODY], b"\r\n0\r\n\r\n"].concat()).await;
+    };
+    let take = async {
+        let mut line = wire.accept().await;
+        line.head().await;
+        let mut pieces = Vec::new();
+        loop {
+            let mut size = String::new();
+            while !size.ends_with("\r\n") {
+                size.push(char::from(line.body(1).await[0]));
+            }
+            let size = usize::from_str_radix(size.trim_end(), 16).unwrap();
+            line.body(size + 2).await;
+            if size == 0 {
+                break;
+            }
+            pieces.push(size);
+        }
+        line.write("HTTP/1.1 204 No Content\r\n\r\n").await;
+        pieces
+    };
+    let ((), pieces) = tokio::join!(upload, take);
+    assert_eq!(client.reader.answer("PUT").await.status, 204);
+    assert_eq!(pieces.iter().sum::<usize>(), BODY);
+    assert!(pieces.iter().all(|piece| *piece <= 8 * 1024), "{:?} at once", pieces.iter().max());
+    countersign.finish().await;
 }

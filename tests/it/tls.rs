@@ -275,6 +275,29 @@ async fn what_a_client_breaks_off_in_http_2_does_not_look_whole_upstream() {
 }
 
 #[tokio::test]
+async fn what_may_be_sent_ahead_in_one_stream_is_the_copy_buffer() {
+    const INITIAL_WINDOW_SIZE: u16 = 4;
+    let authority = Authority::new();
+    for (lines, wanted) in [("", 64 * 1024_u32), ("copy_buffer = \"128KiB\"", 128 * 1024)] {
+        let world = listening(Plan::open(), &authority).proxy(lines).start().await;
+        let mut stream = dial(&world, &authority, &PROTOCOLS).await.unwrap();
+        stream
+            .write_all(&[&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(SETTINGS, 0, 0, b"")].concat())
+            .await
+            .unwrap();
+        let mut head = [0; 9];
+        within(stream.read_exact(&mut head)).await.unwrap();
+        assert_eq!(head[3], SETTINGS);
+        let mut settings = vec![0; usize::from(head[2])];
+        within(stream.read_exact(&mut settings)).await.unwrap();
+        let window = settings.chunks(6).find(|setting| setting[..2] == INITIAL_WINDOW_SIZE.to_be_bytes()).unwrap();
+        assert_eq!(window[2..], wanted.to_be_bytes());
+        drop(stream);
+        world.finish().await;
+    }
+}
+
+#[tokio::test]
 async fn a_stalled_handshake_delays_nobody_and_ends() {
     let authority = Authority::new();
     let plan = listening(Plan::open(), &authority).proxy("max_connections = 2\nheader_timeout = \"500ms\"");

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::{Context, caller, size, upstream};
 use crate::admin;
@@ -10,6 +11,7 @@ use crate::config::raw::{RawAdmin, RawListen, RawProxy, RawRouteEntry, RawTls};
 use crate::config::read::{At, Text};
 use crate::server::Reach;
 use crate::server::gate::head::Limits;
+use crate::server::listener::SHORTEST_PAUSE;
 #[cfg(unix)]
 use crate::server::unix::Access;
 use crate::tls::Identity;
@@ -35,6 +37,11 @@ pub(super) fn heads(proxy: &RawProxy, context: &mut Context<'_>) -> Limits {
         problem.help("raise `max_head` or lower `max_target`");
     }
     Limits { bytes, fields, target }
+}
+
+/// The longest pause after a connection could not be accepted.
+pub(super) fn accept_pause(proxy: &RawProxy, context: &mut Context<'_>) -> Duration {
+    size::time("accept_pause", &proxy.accept_pause, SHORTEST_PAUSE..=Duration::from_mins(1), context)
 }
 
 /// Checks all addresses of the file against each other and against `expose`.
@@ -64,7 +71,7 @@ pub(super) fn check(
             RawListen::Unix(name) => sockets.extend(socket(name, *span, &sockets, context)),
         }
     }
-    let RawAdmin { listen, health_listen, quit_token } = admin;
+    let RawAdmin { listen, health_listen, quit_token, max_connections } = admin;
     let quit_token = quit_token.as_ref().and_then(|token| caller::token("quit_token", token, context));
     refuse_exposed(&listen, expose, "the admin port", Guarded::Not, context);
     bound.add(&listen, "[admin] listen", context);
@@ -89,7 +96,9 @@ pub(super) fn check(
         reach: if expose { Reach::Network } else { Reach::Machine },
     };
     let health_listen = health_listen.map(|address| address.value);
-    (listens, admin::Settings { listen: listen.value, health_listen, quit_token })
+    // The status page keeps eight for itself (`admin::board`); more than the most would be a load that nobody has.
+    let max_connections = size::number("max_connections", &max_connections, 16..=1_024, context);
+    (listens, admin::Settings { listen: listen.value, health_listen, quit_token, max_connections })
 }
 
 /// Whether anything keeps strangers out, or off the wire.

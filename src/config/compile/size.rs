@@ -1,10 +1,11 @@
 //! Sizes and numbers that have a least and a most.
 
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use super::Context;
 use crate::config::read::At;
-use crate::units::ByteSize;
+use crate::units::{ByteSize, format_duration};
 
 const KIB: u64 = 1024;
 
@@ -26,4 +27,19 @@ pub(super) fn number(key: &str, number: &At<usize>, bounds: RangeInclusive<usize
         problem.help("leave it out to have the default");
     }
     number.value
+}
+
+/// A time in `bounds`.
+pub(super) fn time(
+    key: &str,
+    time: &At<Duration>,
+    bounds: RangeInclusive<Duration>,
+    context: &mut Context<'_>,
+) -> Duration {
+    if !bounds.contains(&time.value) {
+        let (least, most) = (format_duration(*bounds.start()), format_duration(*bounds.end()));
+        let problem = context.problems.error(time.span, format!("`{key}` must be from {least} to {most}"));
+        problem.help("leave it out to have the default");
+    }
+    time.value
 }

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{self, SHA256};
-use bytes::BytesMut;
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
+use super::room::Room;
 use super::{BodyError, Kind, OutboundBody, Turn, Upload};
 use crate::message::hex;
 
@@ -110,7 +110,7 @@ pub async fn hold(
     }
     let mut claimed = known.unwrap_or(CLAIM_STEP).min(most);
     let mut permit = budget.claim(claimed).await?;
-    let mut bytes = BytesMut::with_capacity(usize::try_from(claimed).unwrap_or_default());
+    let mut room = Room::of(claimed);
     let mut hash = digest::Context::new(&SHA256);
     loop {
         let frame = match timeout(idle, incoming.frame()).await {
@@ -119,7 +119,7 @@ pub async fn hold(
             Ok(Some(frame)) => frame.map_err(BodyError::Broken)?,
         };
         let Ok(data) = frame.into_data() else { continue };
-        let length = (bytes.len() + data.len()) as u64;
+        let length = (room.written().len() + data.len()) as u64;
         if length > most {
             return Err(too_large());
         }
@@ -132,21 +132,21 @@ pub async fn hold(
                 (Some(permit), Some(more)) => permit.merge(more),
                 (permit, more) => *permit = more,
             }
-            let mut larger = BytesMut::with_capacity(usize::try_from(claimed).unwrap_or_default());
-            larger.extend_from_slice(&bytes);
-            bytes = larger;
+            let mut larger = Room::of(claimed);
+            larger.push(room.written());
+            room = larger;
         }
         hash.update(&data);
-        bytes.extend_from_slice(&data);
+        room.push(&data);
         upload.hold(length);
     }
     upload.set(Turn::Over);
     let sha256 = Sha256Hex::written(hash.finish().as_ref());
-    if bytes.is_empty() {
+    if room.written().is_empty() {
         return Ok((OutboundBody::empty(), sha256));
     }
     let claim = Arc::new(Claim(permit));
-    Ok((OutboundBody(Kind::Held { bytes: bytes.freeze(), claim }), sha256))
+    Ok((OutboundBody(Kind::Held { bytes: room.freeze(), claim }), sha256))
 }
 
 impl Sha256Hex {

@@ -6,14 +6,19 @@ use http::Response;
 use http_body_util::{BodyExt as _, Empty};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
 
-use super::super::connection::{Timers, serve};
+use super::super::connection::{COPY_BUFFER, Timers, serve};
 use super::super::{Arrival, Drain};
 use super::head::HeadError;
 use super::head::Limits;
 use super::testing::{Message, messages, mutated};
 use super::*;
 
-const TIMERS: Timers = Timers { head: Duration::from_secs(10), idle: Duration::from_mins(10), heads: Limits::DEFAULT };
+const TIMERS: Timers = Timers {
+    head: Duration::from_secs(10),
+    idle: Duration::from_mins(10),
+    heads: Limits::DEFAULT,
+    buffer: COPY_BUFFER,
+};
 
 /// What a service is asked, through the gate and hyper, by a client that sends `stream` in pieces of `step` bytes.
 #[derive(Debug, Default)]
