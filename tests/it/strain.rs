@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::Response;
 use standin::body::full;
 use standin::{AccessKeys, Alpn, Authority, Authorizer, Gateway, Responder};
@@ -205,7 +206,12 @@ fn never() -> Responder {
 
 /// An answer of this size.
 fn large(bytes: usize) -> Responder {
-    Arc::new(move |_request, _principal| Box::pin(async move { Response::new(full(vec![b'l'; bytes])) }))
+    // One for all: hundreds of them are asked for at once, of a processor that is measured.
+    let bytes = Bytes::from(vec![b'l'; bytes]);
+    Arc::new(move |_request, _principal| {
+        let bytes = bytes.clone();
+        Box::pin(async move { Response::new(full(bytes)) })
+    })
 }
 
 /// As [`large`], some moments later.
