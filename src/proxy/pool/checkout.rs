@@ -1,12 +1,11 @@
 //! A connection in the hand, for one request. Imports `message`, `telemetry`.
 
-use std::pin::{Pin, pin};
 use std::sync::Arc;
 
 use http::{HeaderMap, Request, Response, StatusCode};
+use tokio_util::either::Either;
 
 use super::connection::{H1, Switched, UpstreamBody};
-use super::interim::Interim;
 use super::shared::Place;
 use super::{Connections, Sent, Undelivered, UpstreamError};
 use crate::message::body::OutboundBody;
@@ -98,13 +97,14 @@ impl Checkout {
     ///
     /// # Cancellation
     /// Dropping the future ends the exchange: the upstream sees the connection (or stream) close.
-    pub async fn send(self, mut request: Request<OutboundBody>) -> Result<Response<UpstreamBody>, Undelivered> {
+    pub fn send(
+        self,
+        request: Request<OutboundBody>,
+    ) -> impl Future<Output = Result<Response<UpstreamBody>, Undelivered>> + Send {
         match self.ready {
-            Ready::Http1(connection) => {
-                let interim = Interim::watch(&mut request, self.home.origin().answers.interim);
-                limited(&interim, pin!(connection.exchange(request, self.home))).await
-            }
-            Ready::Http2(place) => place.exchange(request).await,
+            Ready::Http1(connection) => Either::Left(connection.exchange(request, self.home)),
+            // Large, beside the other.
+            Ready::Http2(place) => Either::Right(Box::pin(place.exchange(request))),
         }
     }
 
@@ -116,28 +116,12 @@ impl Checkout {
     ///
     /// # Cancellation
     /// As [`Checkout::send`].
-    pub async fn send_upgrade(self, mut request: Request<OutboundBody>) -> Result<Answered, Undelivered> {
+    pub async fn send_upgrade(self, request: Request<OutboundBody>) -> Result<Answered, Undelivered> {
         match self.ready {
-            Ready::Http1(connection) => {
-                let interim = Interim::watch(&mut request, self.home.origin().answers.interim);
-                limited(&interim, pin!(connection.exchange_upgrade(request, self.home))).await
-            }
+            Ready::Http1(connection) => connection.exchange_upgrade(request, self.home).await,
             Ready::Http2(..) => {
                 Err(Undelivered { error: UpstreamError::Switched, sent: Sent::Nothing(Box::new(request)) })
             }
         }
-    }
-}
-
-/// What `exchange` comes to, unless the interim answers before it are too many.
-async fn limited<T>(
-    interim: &Interim,
-    exchange: Pin<&mut impl Future<Output = Result<T, Undelivered>>>,
-) -> Result<T, Undelivered> {
-    let too_many = || Undelivered { error: interim.fault(), sent: Sent::Something };
-    tokio::select! {
-        biased;
-        outcome = exchange => if interim.is_exceeded() { Err(too_many()) } else { outcome },
-        () = interim.exceeded() => Err(too_many()),
     }
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, Version, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -19,15 +19,18 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::dial::{H1Driver, H1Sender, Stream};
+use super::interim::Begins;
 use super::shared::Taken;
 use super::{Answered, Connections, Sent, Undelivered, UpstreamError};
 use crate::message::body::OutboundBody;
+use crate::message::fields;
 use crate::message::framing::{self, Trust};
 
 /// A connection between two exchanges, or in one.
 pub(super) struct H1 {
     sender: H1Sender,
     driver: Driver,
+    begins: Begins,
     used: bool,
     /// No new request after this.
     pub(super) until: Instant,
@@ -51,8 +54,8 @@ impl Driver {
 }
 
 impl H1 {
-    pub(super) fn new(sender: H1Sender, driver: Box<H1Driver>, until: Instant) -> Self {
-        Self { sender, driver: Driver::Inline(driver), used: false, until }
+    pub(super) fn new(sender: H1Sender, driver: Box<H1Driver>, begins: Begins, until: Instant) -> Self {
+        Self { sender, driver: Driver::Inline(driver), begins, used: false, until }
     }
 
     pub(super) fn is_reused(&self) -> bool {
@@ -65,18 +68,29 @@ impl H1 {
         self.driver.poll_ended(&mut nobody).is_pending() && self.sender.is_ready()
     }
 
-    /// Sends `request` and waits for the response head.
-    pub(super) async fn exchange(
+    /// Sends `request` and waits for the response head. The future has no room for the request, which is with the
+    /// connection by then.
+    pub(super) fn exchange(
         mut self,
         request: Request<OutboundBody>,
         home: Arc<Connections>,
-    ) -> Result<Response<UpstreamBody>, Undelivered> {
+    ) -> impl Future<Output = Result<Response<UpstreamBody>, Undelivered>> + Send {
         if !request.body().is_at_hand() {
             self.drive_by_task(&home);
         }
         let reused = std::mem::replace(&mut self.used, true);
-        let Self { mut sender, mut driver, until, .. } = self;
-        let mut answer = Box::pin(sender.try_send_request(request));
+        self.begins.tell();
+        let answer = Box::pin(self.sender.try_send_request(request));
+        self.answer(answer, reused, home)
+    }
+
+    async fn answer(
+        self,
+        mut answer: Pin<Box<impl Future<Output = Result<Response<Incoming>, Failed>>>>,
+        reused: bool,
+        home: Arc<Connections>,
+    ) -> Result<Response<UpstreamBody>, Undelivered> {
+        let Self { sender, mut driver, begins, until, .. } = self;
         let first = poll_fn(|cx| {
             if let Poll::Ready(outcome) = answer.as_mut().poll(cx) {
                 return Poll::Ready(Some(outcome));
@@ -98,7 +112,7 @@ impl H1 {
             };
         };
         match outcome {
-            Ok(response) => Self { sender, driver, used: true, until }.answered(response, home),
+            Ok(response) => Self { sender, driver, begins, used: true, until }.answered(response, home),
             Err(failed) => Err(undelivered(failed, reused)),
         }
     }
@@ -110,7 +124,8 @@ impl H1 {
         home: Arc<Connections>,
     ) -> Result<Answered, Undelivered> {
         let reused = self.used;
-        let Self { mut sender, driver: Driver::Inline(mut connection), until, .. } = self else {
+        self.begins.tell();
+        let Self { mut sender, driver: Driver::Inline(mut connection), begins, until, .. } = self else {
             // Some upload has left its task on it; the next connection will have none.
             return Err(Undelivered { error: UpstreamError::Switched, sent: Sent::Nothing(Box::new(request)) });
         };
@@ -137,7 +152,7 @@ impl H1 {
         let response = outcome.map_err(|failed| undelivered(failed, reused))?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             if !over && let Err(error) = poll_fn(|cx| Pin::new(&mut *connection).poll(cx)).await {
-                return Err(Undelivered { error: UpstreamError::Http(error), sent: Sent::Something });
+                return Err(Undelivered { error: UpstreamError::http(error), sent: Sent::Something });
             }
             let parts = connection.into_parts();
             let switched = Switched { stream: parts.io.into_inner(), first: parts.read_buf };
@@ -146,7 +161,7 @@ impl H1 {
         if over {
             return shared(response, None).map(Answered::Response);
         }
-        let connection = Self { sender, driver: Driver::Inline(connection), used: true, until };
+        let connection = Self { sender, driver: Driver::Inline(connection), begins, used: true, until };
         connection.answered(response, home).map(Answered::Response)
     }
 
@@ -157,18 +172,16 @@ impl H1 {
         home: Arc<Connections>,
     ) -> Result<Response<UpstreamBody>, Undelivered> {
         let trust = framing::judge(response.status(), response.headers_mut()).map_err(Undelivered::framing)?;
-        if trust == Trust::Spent {
+        if trust == Trust::Spent || is_last(&response) {
             self.until = Instant::now();
         }
         Ok(response.map(|incoming| UpstreamBody::new(incoming, self, home)))
     }
 
-    /// Puts the connection back if its exchange is over and it may be used again.
-    fn release(mut self, home: &Connections) {
-        // The connection learns that the exchange is over by being polled; whoever takes it next polls it again.
-        if self.is_alive() && Instant::now() < self.until {
-            home.keep(self);
-        }
+    /// Puts the connection back; its exchange is over. Whoever takes it next polls it, and it learns that by then: polled
+    /// now, it would want a second read buffer, because the last bytes of the answer still lie in its own.
+    fn release(self, home: &Connections) {
+        home.keep(self);
     }
 
     fn drive_by_task(&mut self, home: &Connections) {
@@ -193,6 +206,12 @@ impl fmt::Debug for H1 {
     }
 }
 
+/// Whether the upstream says that it closes the connection behind this answer (RFC 9112 9.3).
+fn is_last(response: &Response<Incoming>) -> bool {
+    let says = |word| fields::lists(response.headers(), &header::CONNECTION, word);
+    says("close") || (response.version() < Version::HTTP_11 && !says("keep-alive"))
+}
+
 /// An answer whose connection is driven by a task, or is over.
 pub(super) fn shared(
     mut response: Response<Incoming>,
@@ -205,14 +224,15 @@ pub(super) fn shared(
 type Failed = hyper::client::conn::TrySendError<Request<OutboundBody>>;
 
 fn undelivered(mut failed: Failed, reused: bool) -> Undelivered {
-    let sent = match failed.take_message() {
-        Some(request) => Sent::Nothing(Box::new(request)),
+    let message = failed.take_message();
+    let error = UpstreamError::http(failed.into_error());
+    let sent = match (message, &error) {
+        (Some(request), _) => Sent::Nothing(Box::new(request)),
         // An answer that cannot be read is one all the same.
-        None if reused && !failed.error().is_parse() => Sent::OnReusedConnection,
-        None if reused => Sent::Something,
-        None => Sent::Something,
+        (None, UpstreamError::Http(error)) if reused && !error.is_parse() => Sent::OnReusedConnection,
+        (None, _) => Sent::Something,
     };
-    Undelivered { error: UpstreamError::Http(failed.into_error()), sent }
+    Undelivered { error, sent }
 }
 
 /// The bytes of a connection after a 101.

@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hyper::client::conn::{http1, http2};
@@ -18,7 +18,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::census::{Open, Tally};
-use super::interim::Counted;
+use super::interim::{Begins, Counted, Interim};
 use super::shared::Most;
 use super::tunnel::{self, ProxyFault};
 use super::{Form, Names, UpstreamError, race};
@@ -37,7 +37,7 @@ pub(super) type H1Sender = http1::SendRequest<OutboundBody>;
 pub(super) type H1Driver = http1::Connection<TokioIo<Stream>, OutboundBody>;
 
 pub(super) enum Established {
-    Http1(H1Sender, Box<H1Driver>),
+    Http1(H1Sender, Box<H1Driver>, Begins),
     Http2(http2::SendRequest<OutboundBody>),
 }
 
@@ -81,12 +81,12 @@ impl Dialer {
         let (names, named_by) = (&self.names, self.named_by);
         let reach = Reach { names, named_by, dns_timeout: *dns_timeout, connect_timeout: *connect_timeout };
         let tcp = reach.host(dial, via.as_ref()).await?;
-        let Some(tls) = &self.tls else { return self.http1(Stream::new(Io::Plain(tcp), &self.tally)).await };
+        let Some(tls) = &self.tls else { return self.http1(Io::Plain(tcp)).await };
         let stream = self.handshake(tls, tcp).await?;
         if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
             self.http2(stream, most.clone()).await
         } else {
-            self.http1(Stream::new(Io::Tls(Box::new(stream)), &self.tally)).await
+            self.http1(Io::Tls(Box::new(stream))).await
         }
     }
 
@@ -105,13 +105,16 @@ impl Dialer {
             .map_err(failed)
     }
 
-    async fn http1(&self, stream: Stream) -> Result<Established, UpstreamError> {
+    async fn http1(&self, io: Io) -> Result<Established, UpstreamError> {
+        let begins = Begins::default();
+        let interim = Interim::new(self.origin.answers.interim, begins.clone());
+        let stream = Stream { io, interim, hears: Hears::Yes, open: self.tally.open() };
         http1::Builder::new()
             .max_headers(self.origin.answers.fields)
             .max_buf_size(self.origin.answers.head as usize)
             .handshake(TokioIo::new(stream))
             .await
-            .map(|(sender, driver)| Established::Http1(sender, Box::new(driver)))
+            .map(|(sender, driver)| Established::Http1(sender, Box::new(driver), begins))
             .map_err(UpstreamError::Http)
     }
 
@@ -227,6 +230,7 @@ impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Executo
 #[derive(Debug)]
 pub(super) struct Stream {
     io: Io,
+    interim: Interim,
     hears: Hears,
     #[expect(dead_code, reason = "held for its drop: the connection counts until then")]
     open: Open,
@@ -246,10 +250,6 @@ enum Hears {
 }
 
 impl Stream {
-    fn new(io: Io, tally: &Tally) -> Self {
-        Self { io, hears: Hears::Yes, open: tally.open() }
-    }
-
     /// Runs a write of some kind; `done` is what it comes to once the peer no longer reads.
     fn poll_toward_peer<T>(
         &mut self,
@@ -279,10 +279,19 @@ fn is_closed_by_peer(error: &io::Error) -> bool {
 
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().io {
+        let (stream, before) = (self.get_mut(), buffer.filled().len());
+        ready!(match &mut stream.io {
             Io::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Io::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
-        }
+            Io::Tls(stream) => {
+                // hyper asks seven times for an answer, mostly in vain; the socket says so in a third of the time.
+                let (socket, session) = stream.get_ref();
+                if session.wants_read() {
+                    ready!(socket.poll_read_ready(cx))?;
+                }
+                Pin::new(stream).poll_read(cx, buffer)
+            }
+        })?;
+        Poll::Ready(stream.interim.look(buffer.filled().get(before..).unwrap_or_default()))
     }
 }
 

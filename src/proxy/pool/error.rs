@@ -1,5 +1,7 @@
 //! Why an upstream gave no answer, and what is known of the request then. Imports `message`, `route`, `egress`.
 
+use std::error::Error as _;
+use std::io;
 use std::time::Duration;
 
 use http::Request;
@@ -20,7 +22,7 @@ pub enum UpstreamError {
         host: String,
         /// Why.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
     /// No name server answered in time.
     #[error("the name \"{host}\" was not found within {limit:?} (dns_timeout)")]
@@ -37,7 +39,7 @@ pub enum UpstreamError {
         dial: HostPort,
         /// Why the last address failed.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
     /// None of its addresses took a connection in time.
     #[error("{dial} took no connection within {limit:?} (connect_timeout)")]
@@ -73,7 +75,7 @@ pub enum UpstreamError {
         server_name: String,
         /// Why.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The handshake took too long.
     #[error("the TLS handshake with {dial} was not over within {limit:?} (tls_timeout)")]
@@ -124,6 +126,17 @@ pub enum Sent {
     OnReusedConnection,
     /// Perhaps all of it.
     Something,
+}
+
+impl UpstreamError {
+    /// An exchange that broke, or that we broke off.
+    pub(super) fn http(error: hyper::Error) -> Self {
+        let ours = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+        match ours.and_then(io::Error::get_ref).and_then(|ours| ours.downcast_ref()) {
+            Some(Self::TooManyInterim(most)) => Self::TooManyInterim(*most),
+            _ => Self::Http(error),
+        }
+    }
 }
 
 impl Undelivered {

@@ -1,56 +1,105 @@
 //! Counting the interim answers (1xx) to one request.
 //!
-//! hyper swallows them and goes on for as long as they come: two million were seen (docs/rules.md 1.6). Over HTTP/1 it tells of
-//! each. Over HTTP/2 it does not, and so the frames are looked at on their way to it.
+//! hyper swallows them and goes on for as long as they come: two million were seen (docs/rules.md 1.6). So an upstream's bytes
+//! are looked at on their way to it: the beginnings of heads over HTTP/1, the headers of frames over HTTP/2. (hyper's own
+//! callback for the former costs six allocations a request.)
 
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
-use http::Request;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::Notify;
 
 use super::UpstreamError;
 
-/// How many have come.
+/// What `most` being exceeded looks like to hyper.
+fn exceeded(most: u32) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, UpstreamError::TooManyInterim(most))
+}
+
+/// Tells the reader of a connection that a request begins.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Begins(Arc<AtomicBool>);
+
+impl Begins {
+    /// What comes from here on answers another request.
+    pub(super) fn tell(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The heads of answers on an HTTP/1 connection, as far as they are looked at.
 #[derive(Debug)]
 pub(super) struct Interim {
     most: u32,
-    number: AtomicU32,
-    exceeded: Notify,
+    begins: Begins,
+    number: u32,
+    at: At,
 }
 
+/// Where in the bytes of an answer.
+#[derive(Clone, Copy, Debug)]
+enum At {
+    /// In the line that begins a head; so much of it is there.
+    Status([u8; STATUS], usize),
+    /// In the fields of an interim head; at the beginning of a line, or not.
+    Fields { line: bool },
+    /// Behind the last head that counts.
+    Past,
+}
+
+/// As much of a status line as tells an interim answer from others.
+const STATUS: usize = "HTTP/1.1 101".len();
+
 impl Interim {
-    /// Counts those of `request`, of which there may be `most`.
-    pub(super) fn watch<B>(request: &mut Request<B>, most: u32) -> Arc<Self> {
-        let interim = Arc::new(Self { most, number: AtomicU32::new(0), exceeded: Notify::new() });
-        let counting = Arc::clone(&interim);
-        hyper::ext::on_informational(request, move |_| {
-            if counting.number.fetch_add(1, Ordering::Relaxed) == most {
-                counting.exceeded.notify_one();
-            }
-        });
-        interim
+    /// Admits `most` to each of the requests that `begins` tells of.
+    pub(super) fn new(most: u32, begins: Begins) -> Self {
+        Self { most, begins, number: 0, at: At::Past }
     }
 
-    /// Whether there were too many.
-    pub(super) fn is_exceeded(&self) -> bool {
-        self.number.load(Ordering::Relaxed) > self.most
+    /// Looks at bytes on their way.
+    ///
+    /// # Errors
+    /// One that says so, once there are too many.
+    pub(super) fn look(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.begins.0.load(Ordering::Relaxed) {
+            self.begins.0.store(false, Ordering::Relaxed);
+            (self.number, self.at) = (0, At::Status([0; STATUS], 0));
+        }
+        if matches!(self.at, At::Past) {
+            return Ok(());
+        }
+        for byte in bytes {
+            self.at = match self.at {
+                At::Past => return Ok(()),
+                // hyper takes empty lines before a head.
+                At::Status(_, 0) if matches!(byte, b'\r' | b'\n') => continue,
+                At::Status(mut line, filled) => {
+                    if let Some(place) = line.get_mut(filled) {
+                        *place = *byte;
+                    }
+                    if filled + 1 < STATUS { At::Status(line, filled + 1) } else { self.head(line)? }
+                }
+                At::Fields { line: true } if *byte == b'\n' => At::Status([0; STATUS], 0),
+                At::Fields { line: true } if *byte == b'\r' => At::Fields { line: true },
+                At::Fields { .. } => At::Fields { line: *byte == b'\n' },
+            };
+        }
+        Ok(())
     }
 
-    /// Ready once there are too many.
-    pub(super) async fn exceeded(&self) {
-        self.exceeded.notified().await;
-    }
-
-    /// What is said of it.
-    pub(super) fn fault(&self) -> UpstreamError {
-        UpstreamError::TooManyInterim(self.most)
+    /// What comes behind the beginning of a head.
+    fn head(&mut self, line: [u8; STATUS]) -> io::Result<At> {
+        // 101 is the last answer in HTTP.
+        if line.get(STATUS - 3) != Some(&b'1') || line.ends_with(b"101") {
+            return Ok(At::Past);
+        }
+        self.number += 1;
+        if self.number > self.most { Err(exceeded(self.most)) } else { Ok(At::Fields { line: false }) }
     }
 }
 
@@ -150,8 +199,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Counted<IO> {
         if self.heads.admit(fresh) {
             return Poll::Ready(Ok(()));
         }
-        let fault = UpstreamError::TooManyInterim(self.heads.most);
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, fault)))
+        Poll::Ready(Err(exceeded(self.heads.most)))
     }
 }
 
@@ -194,6 +242,25 @@ mod tests {
     fn frame(kind: u8, flags: u8, stream: u8, payload: usize) -> Vec<u8> {
         let length = u8::try_from(payload).unwrap();
         [&[0, 0, length, kind, flags, 0, 0, 0, stream][..], &vec![HEADERS; payload]].concat()
+    }
+
+    #[test]
+    fn heads_before_the_last_are_counted_however_the_bytes_are_cut() {
+        let heads = |number| "HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\nHTTP/1.0 100\n\r\n\r\n".repeat(number);
+        // What follows the last head is no head, whatever it looks like.
+        let last = format!("HTTP/1.1 200 OK\r\n\r\n{}", heads(9));
+        for size in [1, 2, 11, 12, 13, 1_000] {
+            let begins = Begins::default();
+            let mut interim = Interim::new(4, begins.clone());
+            let mut admits = |text: String| {
+                begins.tell();
+                text.as_bytes().chunks(size).all(|piece| interim.look(piece).is_ok())
+            };
+            assert!(admits(heads(2) + &last) && admits(heads(2) + &last), "{size}: each request has its own");
+            assert!(admits(heads(2) + "HTTP/1.1 101 Switching\r\n\r\n" + &heads(9)), "{size}");
+            assert!(!admits(heads(2) + "HTTP/1.1 199\r\n\r\n" + &last), "{size}");
+            assert!(!admits(heads(3)), "{size}");
+        }
     }
 
     #[test]

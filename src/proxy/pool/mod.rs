@@ -270,9 +270,9 @@ impl Connections {
     async fn establish(&self) -> Result<Ready, UpstreamError> {
         let until = Instant::now() + jittered(self.origin().max_connection_age);
         match self.dialer.establish(&self.most).await? {
-            Established::Http1(sender, driver) => {
+            Established::Http1(sender, driver, begins) => {
                 lock(&self.kept).speaks = Speaks::Http1;
-                Ok(Ready::Http1(H1::new(sender, driver, until)))
+                Ok(Ready::Http1(H1::new(sender, driver, begins, until)))
             }
             Established::Http2(sender) => {
                 let (shared, place) = Shared::begin(sender, until, &self.most);
@@ -284,11 +284,15 @@ impl Connections {
         }
     }
 
-    /// Keeps a connection whose exchange is over.
+    /// Keeps a connection whose exchange is over, unless its time is, too.
     fn keep(&self, connection: H1) {
+        let since = Instant::now();
+        if since >= connection.until {
+            return;
+        }
         let mut kept = lock(&self.kept);
         if kept.idle.len() < MAX_IDLE {
-            kept.idle.push(Idle { connection, since: Instant::now() });
+            kept.idle.push(Idle { connection, since });
         }
     }
 }

@@ -153,7 +153,7 @@ impl Place {
                 Fate::Gone | Fate::Unknown => Sent::Something,
             },
         };
-        Undelivered { error: UpstreamError::Http(failed.into_error()), sent }
+        Undelivered { error: UpstreamError::http(failed.into_error()), sent }
     }
 }
 
