@@ -185,10 +185,9 @@ impl Listeners {
             };
             let proxy = Arc::clone(&self.proxy);
             let service = move |arrival: Arrival| {
-                let proxy = Arc::clone(&proxy);
                 // On the heap for as long as there is a request: hyper has room for one in each connection, used or not, and
                 // moves it there.
-                Box::pin(async move { proxy.serve(arrival, own).await })
+                Box::pin(Arc::clone(&proxy).serve(arrival, own))
             };
             match socket {
                 Socket::Tcp(listener) => {

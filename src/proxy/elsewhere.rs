@@ -267,7 +267,7 @@ impl Proxy {
     pub(super) async fn pass_elsewhere<'live>(
         &self,
         live: &'live Snapshot,
-        admitted: Admitted,
+        admitted: Box<Admitted>,
         to: HostPort,
         exchange: &mut Exchange,
     ) -> Result<Passed<'live>, ProxyError> {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use tokio::time::{Instant, sleep_until};
+use tokio_util::either::Either;
 
 use super::pool::{Answered, Connections, Reuse, Sent, Undelivered, UpstreamError};
 use super::record::Exchange;
@@ -69,11 +70,16 @@ pub async fn send(
     exchange.sending(checkout.connection());
     let (upload, purpose) = (sealed.upload(), sealed.purpose());
     let request = sealed.into_request(connections.origin(), connections.host(), checkout.form());
+    // Sent before the future that waits for the answer begins, which has no room for the request then.
+    let sent = match purpose {
+        Purpose::Answer => Either::Left(checkout.send(request)),
+        // Rare and large.
+        Purpose::WebSocket => Either::Right(Box::pin(checkout.send_upgrade(request))),
+    };
     let answer = pin!(async {
-        match purpose {
-            Purpose::Answer => checkout.send(request).await.map(Answered::Response),
-            // Rare and large.
-            Purpose::WebSocket => Box::pin(checkout.send_upgrade(request)).await,
+        match sent {
+            Either::Left(answer) => answer.await.map(Answered::Response),
+            Either::Right(answer) => answer.await,
         }
     });
     tokio::select! {

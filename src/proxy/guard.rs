@@ -32,6 +32,7 @@ const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
 /// Who may call.
 #[derive(Clone, Debug)]
 pub struct Guard {
+    /// Besides [`LOOPBACK`].
     hosts: HashSet<String>,
     upstreams: HashSet<String>,
     origins: AllowedOrigins,
@@ -93,7 +94,7 @@ impl Guard {
         token: Option<Arc<CallerToken>>,
     ) -> Self {
         Self {
-            hosts: loopback_names().chain(settings.allowed_hosts.iter().cloned()).chain(hosts).collect(),
+            hosts: settings.allowed_hosts.iter().cloned().chain(hosts).collect(),
             upstreams: upstreams.into_iter().collect(),
             origins: AllowedOrigins::new(&settings.allowed_origins),
             forwarding: settings.forwarding,
@@ -104,7 +105,7 @@ impl Guard {
     /// Lets in who says a loopback name.
     pub fn loopback() -> Self {
         let (origins, forwarding) = (AllowedOrigins::default(), Forwarding::Strip);
-        Self { hosts: loopback_names().collect(), upstreams: HashSet::new(), origins, forwarding, token: None }
+        Self { hosts: HashSet::new(), upstreams: HashSet::new(), origins, forwarding, token: None }
     }
 
     /// All checks but the token's and the path's. Returns whom the request means.
@@ -178,7 +179,8 @@ impl Guard {
                 return Ok(Named::Upstream(upstream));
             }
         }
-        if self.hosts.contains(&host) {
+        // Mostly it is one of the first.
+        if LOOPBACK.contains(&host.as_str()) || self.hosts.contains(&host) {
             return Ok(Named::Here(host));
         }
         if may_be_to_proxy {
@@ -204,10 +206,6 @@ fn host_port(host: &str, port: u16) -> HostPort {
     HostPort { host: host.trim_matches(['[', ']']).trim_end_matches('.').to_owned(), port }
 }
 
-fn loopback_names() -> impl Iterator<Item = String> {
-    LOOPBACK.into_iter().map(ToOwned::to_owned)
-}
-
 fn check_request(parts: &Parts) -> Result<(), ProxyError> {
     // TRACE would echo the credential; what is left of CONNECT here names no host.
     if matches!(parts.method, Method::CONNECT | Method::TRACE) || parts.method.as_str() == "TRACK" {
@@ -225,7 +223,7 @@ fn check_request(parts: &Parts) -> Result<(), ProxyError> {
 #[derive(Debug)]
 pub enum Admission {
     /// It may be routed, or led elsewhere.
-    Route(Admitted),
+    Route(Box<Admitted>),
     /// A tunnel is asked for.
     Tunnel(HostPort),
     /// A browser asks leave for a page's request: the route says for what.
@@ -274,8 +272,9 @@ impl Admitted {
     }
 
     /// All of it, for the next stage.
-    pub(super) fn into_parts(self) -> (Method, HeaderMap, Target, Incoming) {
-        (self.parts.method, self.parts.headers, self.target, self.body)
+    pub(super) fn into_parts(self: Box<Self>) -> (Method, HeaderMap, Target, Incoming) {
+        let Self { parts, body, target, named: _ } = *self;
+        (parts.method, parts.headers, target, body)
     }
 }
 
@@ -324,7 +323,7 @@ pub fn admit(request: Request<Incoming>, guard: &Guard, inside: Option<&HostPort
         return Ok(Admission::Preflight(Preflight { named, target, method, headers: parts.headers }));
     }
     guard.strip_forwarding(&mut parts.headers, |_| {});
-    Ok(Admission::Route(Admitted { parts, body, named, target }))
+    Ok(Admission::Route(Box::new(Admitted { parts, body, named, target })))
 }
 
 /// Host and port of the request-target, which beats the Host field (RFC 9112 3.2.2), or of that field.
@@ -386,7 +385,7 @@ mod tests {
         for (name, value) in lines {
             request = request.header(*name, *value);
         }
-        let hosts = loopback_names().chain(["orders.local".to_owned()]).collect();
+        let hosts = HashSet::from(["orders.local".to_owned()]);
         let upstreams = ["api.example", "api.example:8443"].map(ToOwned::to_owned).into();
         let guard = Guard { hosts, upstreams, ..Guard::loopback() };
         guard.check(&request.body(()).unwrap().into_parts().0)

@@ -68,7 +68,7 @@ impl Proxy {
         client: Connecting,
         (host, tls): (HostPort, Option<Arc<ServerConfig>>),
         listener: Option<SocketAddr>,
-        exchange: Exchange,
+        exchange: Box<Exchange>,
     ) -> Response<Relayed> {
         let proxy = Arc::clone(self);
         client.converse(exchange, move |client, mut exchange, timers, drain| async move {
@@ -97,7 +97,7 @@ impl Proxy {
         arrival: Arrival,
         entrance: Entrance,
     ) -> Pin<Box<dyn Future<Output = Response<Relayed>> + Send>> {
-        Box::pin(async move { self.answer(arrival, entrance).await })
+        Box::pin(self.answer(arrival, entrance))
     }
 }
 
@@ -105,7 +105,7 @@ impl Proxy {
 async fn handshake(
     tls: Arc<ServerConfig>,
     client: TokioIo<Upgraded>,
-    mut exchange: Exchange,
+    mut exchange: Box<Exchange>,
     host: &HostPort,
     timers: Timers,
 ) -> Option<TlsStream<TokioIo<Upgraded>>> {

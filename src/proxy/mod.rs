@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::{Body as _, Incoming};
 use prometheus_client::registry::Registry;
 use rustls::ServerConfig;
@@ -335,23 +335,35 @@ impl Proxy {
 
     /// Answers one request that came to `listener` (`None`: a main one).
     pub fn serve(
-        self: &Arc<Self>,
+        self: Arc<Self>,
         arrival: Arrival,
         listener: Option<SocketAddr>,
-    ) -> impl Future<Output = Response<Relayed>> {
+    ) -> impl Future<Output = Response<Relayed>> + Send {
         self.answer(arrival, Entrance { listener, inside: None })
     }
 
-    async fn answer(self: &Arc<Self>, arrival: Arrival, entrance: Entrance) -> Response<Relayed> {
-        let metrics = Arc::clone(&self.metrics);
-        let request = match arrival {
-            Ok(request) => request,
-            Err(Refused { error, method, path }) => {
-                let path = path.unwrap_or_default();
-                let exchange = Exchange::begin(metrics, self.log, method, &path, new_request_id());
-                return relay::refuse(&error.into(), exchange);
+    /// The request is on the heap before the future begins: else the future would have room for it in every stage that it
+    /// goes through, and all of it is moved for each request.
+    fn answer(self: Arc<Self>, arrival: Arrival, entrance: Entrance) -> impl Future<Output = Response<Relayed>> + Send {
+        let arrival = arrival.map(Box::new).map_err(Box::new);
+        async move {
+            match arrival {
+                Ok(request) => self.respond(request, entrance).await,
+                Err(refused) => self.refuse(*refused),
             }
-        };
+        }
+    }
+
+    /// Answers what the gate has refused.
+    fn refuse(&self, refused: Refused) -> Response<Relayed> {
+        let Refused { error, method, path } = refused;
+        let (metrics, path) = (Arc::clone(&self.metrics), path.unwrap_or_default());
+        let exchange = Exchange::begin(metrics, self.log, method, &path, new_request_id());
+        relay::refuse(&error.into(), exchange)
+    }
+
+    async fn respond(self: &Arc<Self>, request: Box<Request<Incoming>>, entrance: Entrance) -> Response<Relayed> {
+        let metrics = Arc::clone(&self.metrics);
         let request_id = fields::acceptable_request_id(request.headers()).unwrap_or_else(new_request_id);
         let method = request.method().clone();
         let uri = request.uri();
@@ -395,14 +407,14 @@ impl Proxy {
     async fn pass<'live>(
         &self,
         live: &'live Snapshot,
-        mut request: Request<Incoming>,
+        mut request: Box<Request<Incoming>>,
         entrance: &Entrance,
         exchange: &mut Exchange,
     ) -> Result<Passed<'live>, ProxyError> {
         let Entrance { listener, inside } = entrance;
         let asked = Handshake::read(&mut request);
         let connecting = Connecting::read(&mut request);
-        let admitted = match guard::admit(request, &live.guard, inside.as_deref())? {
+        let admitted = match guard::admit(*request, &live.guard, inside.as_deref())? {
             Admission::Route(admitted) => admitted,
             Admission::Tunnel(to) => return Box::pin(self.connect(live, connecting, to)).await,
             Admission::Preflight(preflight) => return live.leave(&preflight, *listener).map(Passed::Here),
@@ -460,7 +472,7 @@ impl Proxy {
     /// Authorises and sends, twice at most (docs/rules.md 3.3), the second time on a new connection.
     async fn deliver(
         &self,
-        mut outbound: Outbound,
+        mut outbound: Box<Outbound>,
         to: &LiveRoute,
         exchange: &mut Exchange,
     ) -> Result<Delivered, ProxyError> {
@@ -497,12 +509,20 @@ impl Proxy {
                     let case = failed.then(|| Box::new(Case::new(spare.without_body(), sent, self.clock.now())));
                     let secrets = if failed { spare.secrets() } else { Secrets::default() };
                     let granted = Granted { scheme: scheme.as_deref(), generation, connections, offset, sent };
-                    if let Some(again) = self.after_refusal(granted, &answered, attempt, spare).await {
-                        again
-                    } else {
+                    let refusal = granted.refusal(answered.status(), answered.headers());
+                    let again = match refusal {
+                        None => None,
+                        // Rare, and large.
+                        Some(refusal) => {
+                            let spare = (attempt == Attempt::First).then_some(spare);
+                            Box::pin(self.after_refusal(granted, refusal, answered.headers(), spare)).await
+                        }
+                    };
+                    let Some(again) = again else {
                         upload.settle();
                         return Ok(Delivered { answered, secrets, case });
-                    }
+                    };
+                    again
                 }
                 Err(failure) => match (attempt, failure) {
                     // Rare, and large.
@@ -516,19 +536,18 @@ impl Proxy {
         }
     }
 
-    /// The request once more, if `response` refused its authorisation and another may be taken. What cannot be sent
-    /// again still has the credential renewed, for the requests to come.
+    /// The request once more, if another authorisation may be taken. What cannot be sent again still has the credential
+    /// renewed, for the requests to come. `headers` are the refusal's; `spare` is the request, where it was its first.
     async fn after_refusal(
         &self,
         granted: Granted<'_>,
-        response: &Answered,
-        attempt: Attempt,
-        spare: Spare,
-    ) -> Option<Outbound> {
+        refusal: Refusal,
+        headers: &HeaderMap,
+        spare: Option<Spare>,
+    ) -> Option<Box<Outbound>> {
         let Granted { scheme, generation, connections, offset, sent } = granted;
         let scheme = scheme?;
-        let refusal = refusal::judge(scheme.coverage(), response.status(), response.headers())?;
-        let spare = if attempt == Attempt::First { spare.into_outbound() } else { None };
+        let spare = spare.and_then(Spare::into_outbound);
         match refusal {
             Refusal::Credential => {
                 let Some(spare) = spare else {
@@ -538,7 +557,7 @@ impl Proxy {
                 scheme.renew(generation).await.then_some(spare)
             }
             Refusal::Clock => {
-                let right = connections.skew().learn(offset, response.headers(), sent, self.clock.now());
+                let right = connections.skew().learn(offset, headers, sent, self.clock.now());
                 right.then_some(spare)?
             }
         }
@@ -552,7 +571,7 @@ async fn after_failure(
     spare: Spare,
     to: &LiveRoute,
     connections: &Connections,
-) -> Result<Outbound, UpstreamError> {
+) -> Result<Box<Outbound>, UpstreamError> {
     match failure {
         Failure::Unsent(body, _) => Ok(spare.with(body)),
         Failure::Unreached(body, error) => {
@@ -599,6 +618,13 @@ struct Granted<'a> {
     connections: &'a Connections,
     offset: Offset,
     sent: Moment,
+}
+
+impl Granted<'_> {
+    /// What an answer says against it, if it does.
+    fn refusal(&self, status: StatusCode, headers: &HeaderMap) -> Option<Refusal> {
+        self.scheme.and_then(|scheme| refusal::judge(scheme.coverage(), status, headers))
+    }
 }
 
 impl Snapshot {

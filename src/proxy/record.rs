@@ -64,14 +64,14 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    /// Begins to record.
+    /// Begins to record. On the heap: it goes through many hands.
     pub fn begin(
         metrics: Arc<Metrics>,
         log: AccessLog,
         method: Option<Method>,
         path: &str,
         request_id: HeaderValue,
-    ) -> Self {
+    ) -> Box<Self> {
         let lane = metrics.nowhere();
         let path = match log {
             AccessLog::All => {
@@ -80,7 +80,7 @@ impl Exchange {
             }
             AccessLog::Faults => String::new(),
         };
-        Self {
+        Box::new(Self {
             metrics,
             lane,
             log,
@@ -100,7 +100,7 @@ impl Exchange {
             connection: None,
             upstream_ids: None,
             trace: None,
-        }
+        })
     }
 
     /// It has this place in a trace.

@@ -43,7 +43,7 @@ enum Source {
     /// Little enough that the places among the requests in flight are given back before it is taken.
     Whole {
         bytes: Option<Bytes>,
-        exchange: Exchange,
+        exchange: Box<Exchange>,
     },
     /// The head of a tunnel: what lives on is in that.
     Nothing,
@@ -57,7 +57,7 @@ struct Passing {
     trailers: Trailers,
     /// Known, and not told yet.
     broken: Option<RelayError>,
-    exchange: Exchange,
+    exchange: Box<Exchange>,
     #[expect(dead_code, reason = "held for its drop: the request counts as in flight until its answer has ended")]
     permits: Permits,
 }
@@ -92,7 +92,7 @@ impl Error for RelayError {
 /// Passes an upstream's answer on.
 pub fn relay(
     response: Response<Passage>,
-    mut exchange: Exchange,
+    mut exchange: Box<Exchange>,
     permits: Permits,
     trailers: Trailers,
     route: &Route,
@@ -137,7 +137,7 @@ pub(super) fn switching(response: Response<()>) -> Response<Relayed> {
 }
 
 /// Answers a question that no upstream is asked.
-pub fn answer(fields: HeaderMap, mut exchange: Exchange) -> Response<Relayed> {
+pub fn answer(fields: HeaderMap, mut exchange: Box<Exchange>) -> Response<Relayed> {
     exchange.answering(StatusCode::NO_CONTENT);
     exchange.ended(Outcome::Answered, None);
     let request_id = exchange.request_id().clone();
@@ -149,7 +149,7 @@ pub fn answer(fields: HeaderMap, mut exchange: Exchange) -> Response<Relayed> {
 }
 
 /// Answers in the upstream's stead.
-pub fn refuse(error: &ProxyError, mut exchange: Exchange) -> Response<Relayed> {
+pub fn refuse(error: &ProxyError, mut exchange: Box<Exchange>) -> Response<Relayed> {
     exchange.refused(error);
     let code = error.code();
     let request_id = exchange.request_id().clone();

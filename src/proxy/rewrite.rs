@@ -27,20 +27,21 @@ use crate::telemetry::traces::{Onward, State};
 /// A request on its way out, not yet authorised: nothing can send it.
 #[derive(Debug)]
 pub struct Outbound {
-    line: Line,
+    line: Arc<Line>,
     headers: HeaderMap,
     body: OutboundBody,
+    purpose: Purpose,
 }
 
-/// What is known of a request besides its fields and its body.
-#[derive(Clone, Debug)]
+/// What is known of a request besides its fields and its body. It stays where it is while the request goes from hand to
+/// hand.
+#[derive(Debug)]
 struct Line {
     origin: Arc<Origin>,
     method: Method,
     path_and_query: PathAndQuery,
     payload: Option<Sha256Hex>,
     upload: Arc<Upload>,
-    purpose: Purpose,
 }
 
 /// What a request is sent for.
@@ -54,26 +55,19 @@ pub enum Purpose {
 
 /// A request that was authorised: nothing can change it.
 #[derive(Debug)]
-pub struct Sealed {
-    method: Method,
-    path_and_query: PathAndQuery,
-    headers: HeaderMap,
-    body: OutboundBody,
-    upload: Arc<Upload>,
-    purpose: Purpose,
-}
+pub struct Sealed(Box<Outbound>);
 
 /// Rewrites `admitted` for `route`; reads and hashes the body if `coverage` says so.
 ///
 /// # Errors
 /// [`ProxyError`]: a target that this route refuses, or a body that cannot be held.
 pub async fn toward(
-    admitted: Admitted,
+    admitted: Box<Admitted>,
     route: &Route,
     coverage: Coverage,
     budget: &Budget,
     request_id: HeaderValue,
-) -> Result<Outbound, ProxyError> {
+) -> Result<Box<Outbound>, ProxyError> {
     let via = fields::via(admitted.version());
     let (method, mut headers, target, incoming) = admitted.into_parts();
     let path_and_query = outgoing_target(&target, route, coverage)?;
@@ -88,8 +82,8 @@ pub async fn toward(
         (OutboundBody::streaming(incoming, route.upload_idle_timeout, route.replay_buffer, Arc::clone(&upload)), None)
     };
     let origin = Arc::clone(&route.upstream.origin);
-    let line = Line { origin, method, path_and_query, payload, upload, purpose: Purpose::Answer };
-    Ok(Outbound { line, headers, body })
+    let line = Arc::new(Line { origin, method, path_and_query, payload, upload });
+    Ok(Box::new(Outbound { line, headers, body, purpose: Purpose::Answer }))
 }
 
 /// The path and query that go out.
@@ -191,60 +185,53 @@ impl Outbound {
 
     /// What it is sent for.
     pub fn purpose(&self) -> Purpose {
-        self.line.purpose
+        self.purpose
     }
 
     /// Makes it a WebSocket handshake of our own; the caller's has ended here like every hop-by-hop field. Neither
     /// field is signed.
     pub fn ask_for_websocket(&mut self) {
-        self.line.purpose = Purpose::WebSocket;
+        self.purpose = Purpose::WebSocket;
         self.headers.insert(header::CONNECTION, UPGRADE);
         self.headers.insert(header::UPGRADE, WEBSOCKET);
     }
 
     /// Applies `grant`; from here on nothing changes. What a second send would need is put aside, as it was before the
     /// grant: a signer would take the fields of an earlier one for the caller's.
-    pub(super) fn seal(mut self, grant: Grant) -> (Sealed, Spare) {
+    pub(super) fn seal(mut self: Box<Self>, grant: Grant) -> (Sealed, Spare) {
         let (fields, granted) = (Copied::of(&self.headers), grant.into_fields());
         for (name, value) in &granted {
             self.headers.insert(name, value.clone());
         }
         fields::strip_twins(&mut self.headers, |name| granted.iter().any(|(ours, _)| ours == name));
-        let Self { line, headers, body } = self;
-        let again = body.replay();
-        let sealed = Sealed {
-            method: line.method.clone(),
-            path_and_query: line.path_and_query.clone(),
-            headers,
-            body,
-            upload: Arc::clone(&line.upload),
-            purpose: line.purpose,
-        };
-        (sealed, Spare { line, fields, granted, body: again })
+        let (line, body) = (Arc::clone(&self.line), self.body.replay());
+        let spare = Spare { line, fields, granted, body, purpose: self.purpose };
+        (Sealed(self), spare)
     }
 }
 
 impl Sealed {
     /// How far its body has come.
     pub(super) fn upload(&self) -> Arc<Upload> {
-        Arc::clone(&self.upload)
+        Arc::clone(&self.0.line.upload)
     }
 
     /// What it is sent for.
     pub(super) fn purpose(&self) -> Purpose {
-        self.purpose
+        self.0.purpose
     }
 
     /// Its body, because there is nothing to send it on.
     pub(super) fn into_body(self) -> OutboundBody {
-        self.body
+        self.0.body
     }
 
     /// Writes it down in the form of a connection to `origin`, whose name is `host`.
     pub(super) fn into_request(self, origin: &Origin, host: &HeaderValue, form: Form) -> Request<OutboundBody> {
-        let Self { method, path_and_query, mut headers, mut body, upload: _, purpose: _ } = self;
+        let Outbound { line, mut headers, mut body, purpose: _ } = *self.0;
+        let method = line.method.clone();
         let mut uri = http::uri::Parts::default();
-        uri.path_and_query = Some(path_and_query);
+        uri.path_and_query = Some(line.path_and_query.clone());
         let version = match form {
             Form::Http1 | Form::Absolute => {
                 if form == Form::Absolute {
@@ -284,11 +271,12 @@ impl Sealed {
 /// A request that may have to be sent once more. Its fields are those that it had before it was authorised.
 #[derive(Debug)]
 pub(super) struct Spare {
-    line: Line,
+    line: Arc<Line>,
     fields: Copied,
     granted: Vec<(HeaderName, HeaderValue)>,
     /// Where it can be had twice.
     body: Option<OutboundBody>,
+    purpose: Purpose,
 }
 
 impl Spare {
@@ -305,12 +293,12 @@ impl Spare {
     }
 
     /// The request, not yet authorised, with `body`, which came back unsent.
-    pub(super) fn with(self, body: OutboundBody) -> Outbound {
-        Outbound { headers: self.fields.to_map(), line: self.line, body }
+    pub(super) fn with(self, body: OutboundBody) -> Box<Outbound> {
+        Box::new(Outbound { headers: self.fields.to_map(), line: self.line, body, purpose: self.purpose })
     }
 
     /// The request after its connection has failed, not yet authorised, if nothing of its body is lost.
-    pub(super) async fn recover(mut self) -> Option<Outbound> {
+    pub(super) async fn recover(mut self) -> Option<Box<Outbound>> {
         let body = match self.body.take() {
             Some(body) => body,
             None => self.line.upload.recover().await?,
@@ -320,11 +308,12 @@ impl Spare {
 
     /// The request without its body, for what is said of its answer.
     pub(super) fn without_body(&self) -> Outbound {
-        Outbound { headers: self.fields.to_map(), line: self.line.clone(), body: OutboundBody::empty() }
+        let (headers, line) = (self.fields.to_map(), Arc::clone(&self.line));
+        Outbound { line, headers, body: OutboundBody::empty(), purpose: self.purpose }
     }
 
     /// The request, not yet authorised, if its whole body is still at hand.
-    pub(super) fn into_outbound(mut self) -> Option<Outbound> {
+    pub(super) fn into_outbound(mut self) -> Option<Box<Outbound>> {
         let body = self.body.take().or_else(|| self.line.upload.replay())?;
         Some(self.with(body))
     }

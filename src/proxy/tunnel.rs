@@ -63,7 +63,12 @@ impl Handshake {
     }
 
     /// Answers it with the upstream's 101, and lets the bytes pass from then on.
-    pub fn open(self, response: Response<Switched>, mut exchange: Exchange, permits: Permits) -> Response<Relayed> {
+    pub fn open(
+        self,
+        response: Response<Switched>,
+        mut exchange: Box<Exchange>,
+        permits: Permits,
+    ) -> Response<Relayed> {
         let (mut parts, upstream) = response.into_parts();
         exchange.answering(parts.status);
         fields::strip_response(&mut parts.headers, Trailers::Unwanted);
@@ -102,8 +107,8 @@ impl Connecting {
     /// Answers it with 200, and has `talk` go on with its connection in the place of whom the client asked for.
     pub(super) fn converse<F>(
         self,
-        mut exchange: Exchange,
-        talk: impl FnOnce(TokioIo<Upgraded>, Exchange, Timers, Drain) -> F + Send + 'static,
+        mut exchange: Box<Exchange>,
+        talk: impl FnOnce(TokioIo<Upgraded>, Box<Exchange>, Timers, Drain) -> F + Send + 'static,
     ) -> Response<Relayed>
     where
         F: Future<Output = ()> + Send + 'static,
@@ -118,7 +123,7 @@ impl Connecting {
     }
 
     /// Answers it with 200, and lets the bytes pass to `upstream` and back from then on.
-    pub fn open(self, upstream: TcpStream, mut exchange: Exchange, permits: Permits) -> Response<Relayed> {
+    pub fn open(self, upstream: TcpStream, mut exchange: Box<Exchange>, permits: Permits) -> Response<Relayed> {
         let mut response = Self::answer(&mut exchange);
         let carrying = Carrying { exchange, passed: Passed::new(), _permits: permits };
         Tunnel::follow(&mut response, carrying.run(self.0, upstream, Bytes::new(), None));
@@ -129,7 +134,7 @@ impl Connecting {
 /// A tunnel and its record, which is made however it ends.
 #[derive(Debug)]
 struct Carrying {
-    exchange: Exchange,
+    exchange: Box<Exchange>,
     passed: Passed,
     _permits: Permits,
 }
