@@ -17,7 +17,6 @@ import platform
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 
 import load
@@ -95,13 +94,6 @@ class Bench:
             base = base or cpu
             table.add(name, result["count"] / result["seconds"], cpu, cpu / base, rss)
 
-    def script(self, name, size):
-        """A wrk script that posts `size` bytes."""
-        body, script = self.world.folder / f"{name}.body", self.world.folder / f"{name}.lua"
-        body.write_bytes(b"x" * size)
-        script.write_text(f'wrk.method = "POST"\nlocal file = io.open("{body}", "rb")\nwrk.body = file:read("*a")\n')
-        return script
-
     def throughput(self):
         world = self.world
         nginx, ours = world.plain_nginx(), world.countersign()
@@ -120,9 +112,9 @@ class Bench:
             plain = [("direct", None, direct)] if connections == 1 else []
             ordered = targets()
             self.compare(f"GET, 56 bytes, {connections} connections", ordered + plain, connections)
-        self.compare("POST, 1 KiB, 32 connections", targets(), 32, self.script("kib", 1024))
+        self.compare("POST, 1 KiB, 32 connections", targets(), 32, world.post("kib", 1024))
         if not self.quick:
-            self.compare("POST, 1 MiB, 1 connection", targets(), 1, self.script("mib", 1024 * 1024))
+            self.compare("POST, 1 MiB, 1 connection", targets(), 1, world.post("mib", 1024 * 1024))
             self.compare("GET, 10 MiB, 2 connections", targets("/ten", peers=False), 2)
         self.rates([("nginx", f"{nginx[1]}/n"), ("countersign, SigV4", f"{ours[1]}/s"),
                     ("countersign, bearer", f"{ours[1]}/b"), *((name, f"{made[1]}/n") for name, made in others)])
@@ -224,18 +216,11 @@ def main():
     missing = [name for name in ("nginx", "wrk", "openssl") if not rig.find(name)]
     if missing:
         sys.exit(f"needs {', '.join(missing)} (Debian's packages of these names)")
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        # nginx drops its rights, where it has any to drop, and reads its files as somebody else.
-        pathlib.Path(folder).chmod(0o755)
-        world = rig.Rig(folder, options.binary)
-        try:
-            world.upstream()
-            bench = Bench(world, options.quick)
-            bench.throughput()
-            bench.shapes()
-            bench.memory()
-        finally:
-            world.close()
+    with rig.Rig.running(options.binary) as world:
+        bench = Bench(world, options.quick)
+        bench.throughput()
+        bench.shapes()
+        bench.memory()
     options.out.write_text(bench.markdown())
     print(f"\nwritten to {options.out}")
 

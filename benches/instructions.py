@@ -14,7 +14,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 
 import rig
 
@@ -72,20 +71,14 @@ def main():
     options.add_argument("binary", type=pathlib.Path, help="the countersign to count in")
     binary = options.parse_args().binary.resolve()
     too_many = []
-    with tempfile.TemporaryDirectory(prefix="instructions-") as folder:
-        pathlib.Path(folder).chmod(0o755)
-        world = Under(folder, binary)
-        try:
-            world.upstream()
-            for tool, bounds, unit in (("callgrind", INSTRUCTIONS, "instructions"), ("dhat", ALLOCATIONS, "allocations")):
-                for letter, bound in bounds.items():
-                    count = world.each(tool, letter)
-                    line = f"{ROUTES[letter]}: {count:,.1f} {unit} for a request, {bound:,} at most"
-                    print(line, flush=True)
-                    if count > bound:
-                        too_many.append(line)
-        finally:
-            world.close()
+    with Under.running(binary) as world:
+        for tool, bounds, unit in (("callgrind", INSTRUCTIONS, "instructions"), ("dhat", ALLOCATIONS, "allocations")):
+            for letter, bound in bounds.items():
+                count = world.each(tool, letter)
+                line = f"{ROUTES[letter]}: {count:,.1f} {unit} for a request, {bound:,} at most"
+                print(line, flush=True)
+                if count > bound:
+                    too_many.append(line)
     if too_many:
         sys.exit("too many:\n" + "\n".join(too_many))
 

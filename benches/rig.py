@@ -4,6 +4,7 @@ Everything lives in one temporary folder and on ports that the system chose. Nee
 and Debian's `nginx`; `haproxy` and `envoy` take part where they are found.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -12,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 
@@ -112,6 +114,27 @@ class Rig:
         make_certificate(self.cert, self.key)
         self.http1, self.http2, self.streams, self.tokens = (free_port() for _ in range(4))
         (self.folder / "ten").write_bytes(os.urandom(1024) * 10 * 1024)
+
+    @classmethod
+    @contextlib.contextmanager
+    def running(cls, binary):
+        """One with its upstream, in a folder of its own."""
+        with tempfile.TemporaryDirectory(prefix="rig-") as folder:
+            # nginx drops its rights, where it has any to drop, and reads its files as somebody else.
+            pathlib.Path(folder).chmod(0o755)
+            rig = cls(folder, binary)
+            try:
+                rig.upstream()
+                yield rig
+            finally:
+                rig.close()
+
+    def post(self, name, size):
+        """A wrk script that posts `size` bytes."""
+        body, script = self.folder / f"{name}.body", self.folder / f"{name}.lua"
+        body.write_bytes(b"x" * size)
+        script.write_text(f'wrk.method = "POST"\nlocal file = io.open("{body}", "rb")\nwrk.body = file:read("*a")\n')
+        return script
 
     def start(self, name, command, env=None):
         process = Process(self.folder, name, command, env)

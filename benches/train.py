@@ -8,7 +8,6 @@ which the compiler lays out the shipped one.
 
 import pathlib
 import sys
-import tempfile
 
 import load
 import rig
@@ -18,26 +17,19 @@ SECONDS = 2
 
 def main():
     binary = pathlib.Path(sys.argv[1]).resolve()
-    with tempfile.TemporaryDirectory(prefix="train-") as folder:
-        pathlib.Path(folder).chmod(0o755)
-        world = rig.Rig(folder, binary)
-        post = world.folder / "post.lua"
-        post.write_text('wrk.method = "POST"\nwrk.body = string.rep("x", 1024)\nwrk.headers["Content-Type"] = "application/json"\n')
-        try:
-            world.upstream()
-            for name, upstream in (("http1", world.http1), ("http2", world.http2)):
-                process, url = world.countersign(name, upstream=upstream)
-                for letter in "sbn":
-                    load.wrk(f"{url}/{letter}/orders/42?from=1&to=2", 32, SECONDS)
-                    load.wrk(f"{url}/{letter}/orders/42", 32, SECONDS)
-                    load.wrk(f"{url}/{letter}/orders/42", 32, SECONDS, post)
-                    load.wrk(f"{url}/{letter}/ten", 2, 1)
-                    load.result(load.begin("uploads", f"{url}/{letter}", 8, 8))
-                load.result(load.begin("events", f"{url}/n/events", 50, 1))
-                load.result(load.begin("echo", f"{url}/n/echo", 8, 1))
-                world.stop(process)
-        finally:
-            world.close()
+    with rig.Rig.running(binary) as world:
+        post = world.post("kib", 1024)
+        for name, upstream in (("http1", world.http1), ("http2", world.http2)):
+            process, url = world.countersign(name, upstream=upstream)
+            for letter in "sbn":
+                load.wrk(f"{url}/{letter}/orders/42?from=1&to=2", 32, SECONDS)
+                load.wrk(f"{url}/{letter}/orders/42", 32, SECONDS)
+                load.wrk(f"{url}/{letter}/orders/42", 32, SECONDS, post)
+                load.wrk(f"{url}/{letter}/ten", 2, 1)
+                load.result(load.begin("uploads", f"{url}/{letter}", 8, 8))
+            load.result(load.begin("events", f"{url}/n/events", 50, 1))
+            load.result(load.begin("echo", f"{url}/n/echo", 8, 1))
+            world.stop(process)
 
 
 if __name__ == "__main__":
