@@ -1,5 +1,6 @@
 //! Sizes and numbers that have a least and a most.
 
+use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -13,8 +14,7 @@ const KIB: u64 = 1024;
 pub(super) fn within(key: &str, size: &At<ByteSize>, bounds: RangeInclusive<u64>, context: &mut Context<'_>) -> usize {
     let (least, most) = (ByteSize(bounds.start() * KIB), ByteSize(bounds.end() * KIB));
     if !(least..=most).contains(&size.value) {
-        let problem = context.problems.error(size.span, format!("`{key}` must be from {least} to {most}"));
-        problem.help("leave it out to have the default");
+        refuse(key, size, least, most, context);
     }
     usize::try_from(size.value.0).unwrap_or(usize::MAX)
 }
@@ -23,8 +23,7 @@ pub(super) fn within(key: &str, size: &At<ByteSize>, bounds: RangeInclusive<u64>
 pub(super) fn number(key: &str, number: &At<usize>, bounds: RangeInclusive<usize>, context: &mut Context<'_>) -> usize {
     if !bounds.contains(&number.value) {
         let (least, most) = bounds.into_inner();
-        let problem = context.problems.error(number.span, format!("`{key}` must be from {least} to {most}"));
-        problem.help("leave it out to have the default");
+        refuse(key, number, least, most, context);
     }
     number.value
 }
@@ -38,8 +37,12 @@ pub(super) fn time(
 ) -> Duration {
     if !bounds.contains(&time.value) {
         let (least, most) = (format_duration(*bounds.start()), format_duration(*bounds.end()));
-        let problem = context.problems.error(time.span, format!("`{key}` must be from {least} to {most}"));
-        problem.help("leave it out to have the default");
+        refuse(key, time, least, most, context);
     }
     time.value
+}
+
+fn refuse<T>(key: &str, value: &At<T>, least: impl Display, most: impl Display, context: &mut Context<'_>) {
+    let problem = context.problems.error(value.span, format!("`{key}` must be from {least} to {most}"));
+    problem.help("leave it out to have the default");
 }

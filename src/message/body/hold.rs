@@ -132,9 +132,7 @@ pub async fn hold(
                 (Some(permit), Some(more)) => permit.merge(more),
                 (permit, more) => *permit = more,
             }
-            let mut larger = Room::of(claimed);
-            larger.push(room.written());
-            room = larger;
+            room.grow(claimed);
         }
         hash.update(&data);
         room.push(&data);

@@ -38,21 +38,28 @@ impl Room {
         }
     }
 
+    /// Makes it room for `bytes`, of which there are no fewer than are written.
+    pub(super) fn grow(&mut self, bytes: u64) {
+        let mut larger = Self::of(bytes);
+        larger.push(self.written());
+        *self = larger;
+    }
+
     /// Writes on; what there is no room for makes it larger.
     pub(super) fn push(&mut self, data: &[u8]) {
-        let moved = match self {
-            Self::Heap(bytes) => return bytes.extend_from_slice(data),
+        let end = self.written().len() + data.len();
+        match self {
+            Self::Heap(bytes) => bytes.extend_from_slice(data),
             Self::Pages(pages) => {
-                let end = pages.written + data.len();
                 if let Some(space) = pages.map.get_mut(pages.written..end) {
                     space.copy_from_slice(data);
                     pages.written = end;
-                    return;
+                } else {
+                    self.grow(end as u64);
+                    self.push(data);
                 }
-                [pages.as_ref(), data].concat()
             }
-        };
-        *self = Self::Heap(BytesMut::from(Bytes::from(moved)));
+        }
     }
 
     /// What is written.

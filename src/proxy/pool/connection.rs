@@ -178,12 +178,6 @@ impl H1 {
         Ok(response.map(|incoming| UpstreamBody::new(incoming, self, home)))
     }
 
-    /// Puts the connection back; its exchange is over. Whoever takes it next polls it, and it learns that by then: polled
-    /// now, it would want a second read buffer, because the last bytes of the answer still lie in its own.
-    fn release(self, home: &Connections) {
-        home.keep(self);
-    }
-
     fn drive_by_task(&mut self, home: &Connections) {
         let (over, ended) = oneshot::channel();
         let driver = std::mem::replace(&mut self.driver, Driver::Task(ended));
@@ -278,9 +272,11 @@ impl UpstreamBody {
         }
     }
 
+    /// Puts the connection back; its exchange is over. Whoever takes it next polls it, and it learns that by then: polled
+    /// now, it would want a second read buffer, because the last bytes of the answer still lie in its own.
     fn release(&mut self) {
         if let Some((connection, home)) = self.connection.take() {
-            connection.release(&home);
+            home.keep(connection);
         }
     }
 }
