@@ -41,7 +41,7 @@ use crate::secret::SecretError;
 use crate::server::connection::{COPY_BUFFER, Timers};
 use crate::server::gate::head::Limits;
 use crate::server::handed::Unwanted;
-use crate::server::{Arrival, BindError, Drain, Handed, Listener, Terms};
+use crate::server::{Arrival, BindError, Drain, Handed, Listener, Terms, Workers};
 use crate::tasks::Tasks;
 use crate::telemetry::level::Dial;
 use crate::telemetry::lines::LostLines;
@@ -102,13 +102,15 @@ pub struct Surroundings {
     pub handed: Handed,
     /// What changes the level of the log, if that can be changed.
     pub dial: Option<Dial>,
+    /// What serves clients' connections.
+    pub workers: Workers,
 }
 
 impl Surroundings {
-    /// The system's names, no limits, a log that loses nothing and stays as it is, and no sockets.
+    /// The system's names, no limits, a log that loses nothing and stays as it is, no sockets, and no threads but this.
     pub fn new(clock: Clock) -> Self {
         let (names, machine, lost_lines) = (Names::system(), Machine::default(), LostLines::default());
-        Self { clock, names, machine, lost_lines, handed: Handed::default(), dial: None }
+        Self { clock, names, machine, lost_lines, handed: Handed::default(), dial: None, workers: Workers::default() }
     }
 }
 
@@ -194,7 +196,7 @@ impl Sidecar {
     /// # Errors
     /// [`StartError`].
     pub async fn bind_in(mut compiled: Compiled, surroundings: Surroundings) -> Result<Self, StartError> {
-        let Surroundings { clock, names, machine, lost_lines, mut handed, dial } = surroundings;
+        let Surroundings { clock, names, machine, lost_lines, mut handed, dial, workers } = surroundings;
         let at_start = AtStart::of(&compiled);
         parts::fit(&machine, &mut compiled);
         let reach = compiled.server.reach;
@@ -227,7 +229,7 @@ impl Sidecar {
         let proxy = Arc::new(proxy.tracing(tracer));
 
         let max_connections = compiled.server.max_connections;
-        let listeners = Listeners::new(Arc::clone(&proxy), max_connections, drain.clone(), tasks.clone());
+        let listeners = Listeners::new(Arc::clone(&proxy), max_connections, drain.clone(), tasks.clone(), workers);
         let quit_token = compiled.admin.quit_token.clone().map(CallerToken::try_new).transpose()?.map(Arc::new);
         if let Some(token) = &quit_token {
             tasks.spawn("quit-token", token.follow());
@@ -299,7 +301,8 @@ impl Sidecar {
             };
             let (places, drain) = (Arc::new(Semaphore::new(admin_connections)), admin_drain.clone());
             let accept_pause = live.settings.accept_pause;
-            let terms = Terms { timers: ADMIN_TIMERS, places, accept_pause, tls: None, drain };
+            let terms =
+                Terms { timers: ADMIN_TIMERS, places, accept_pause, tls: None, drain, workers: Workers::default() };
             tasks.spawn("admin", listener.serve(watch::channel(terms).1, service));
         }
         let (first_tries, teller) = (Arc::clone(&admin), live.teller.clone());

@@ -3,6 +3,7 @@
 //! Reads the cgroup's memory limit (v2 and v1) and the limit on descriptors, and raises the latter as far as it may. Where
 //! they cannot be read there are none. Imports nothing of ours.
 
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 
 /// The program itself (docs/rules.md 3.2).
@@ -15,6 +16,8 @@ const SHARE: f64 = 0.8;
 const USUAL_ADMIN: usize = 64;
 /// Listeners, files, the control plane's connections.
 const OTHER_DESCRIPTORS: u64 = 64;
+/// More threads than this would serve more than a sidecar is asked for, on machines that have CPUs for it.
+const MOST_WORKERS: usize = 4;
 /// Less would be no proxy.
 const FEWEST: usize = 8;
 const LEAST_BUFFERS: u64 = 1024 * 1024;
@@ -96,6 +99,13 @@ impl Machine {
         let bytes = share(self.memory, SHARE, fitting.base(), fitting.memory());
         fitting.scaled(bytes)
     }
+}
+
+/// How many threads are to serve connections where nobody says: one for each CPU that this process may use.
+pub fn workers() -> NonZero<usize> {
+    // It knows affinity and the quota of a cgroup.
+    let cpus = std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN);
+    NonZero::new(cpus.get().min(MOST_WORKERS)).unwrap_or(cpus)
 }
 
 /// How much of `wanted` there is room for in a part of `all`, `base` of it in any case.

@@ -59,10 +59,11 @@ Other variables of OpenTelemetry are not read.
 ";
 
 /// What is read at a start alone: `app::parts::AtStart`.
-const AT_START: [(&str, &str); 6] = [
+const AT_START: [(&str, &str); 7] = [
     ("[proxy]", "socket_mode"),
     ("[proxy]", "socket_users"),
     ("[proxy]", "expose"),
+    ("[proxy]", "workers"),
     ("[proxy]", "max_connections"),
     ("[proxy]", "buffer_budget"),
     ("[proxy]", "buffer_wait"),

@@ -19,7 +19,7 @@ use crate::server::connection::Timers;
 use crate::server::listener::is_missing_ipv6;
 #[cfg(unix)]
 use crate::server::unix::UnixSocket;
-use crate::server::{self, Arrival, BindError, Drain, Handed, Listener, Reach, Terms};
+use crate::server::{self, Arrival, BindError, Drain, Handed, Listener, Reach, Terms, Workers};
 use crate::tasks::Tasks;
 
 /// What tells a listener from the others.
@@ -63,6 +63,7 @@ pub(super) struct Listeners {
     places: Arc<Semaphore>,
     drain: Drain,
     tasks: Tasks,
+    workers: Workers,
 }
 
 impl Opened {
@@ -144,9 +145,9 @@ pub(super) async fn open(address: SocketAddr, reach: Reach, handed: &mut Handed)
 }
 
 impl Listeners {
-    pub(super) fn new(proxy: Arc<Proxy>, max_connections: usize, drain: Drain, tasks: Tasks) -> Self {
+    pub(super) fn new(proxy: Arc<Proxy>, max_connections: usize, drain: Drain, tasks: Tasks, workers: Workers) -> Self {
         let places = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
-        Self { serving: Vec::new(), proxy, places, drain, tasks }
+        Self { serving: Vec::new(), proxy, places, drain, tasks, workers }
     }
 
     /// Puts them in place: from now on what `opened` wants is what listens, by the terms of `settings`.
@@ -163,6 +164,7 @@ impl Listeners {
             accept_pause: settings.accept_pause,
             tls: tls.map(Arc::clone),
             drain,
+            workers: self.workers.clone(),
         };
         self.serving.retain(|Serving { key, terms: current }| {
             let drain = current.borrow().drain.clone();

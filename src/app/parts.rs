@@ -3,6 +3,7 @@
 //! What a config has in common with the one before is taken over from it: credentials with what they hold, connections,
 //! the caller token with its predecessor, the certificate that listeners show.
 
+use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -83,6 +84,7 @@ pub(super) struct AtStart {
     log: telemetry::log::Settings,
     traces: Option<telemetry::traces::Settings>,
     admin: admin::Settings,
+    workers: Option<NonZero<usize>>,
     max_connections: usize,
     buffer_budget: ByteSize,
     buffer_wait: Duration,
@@ -260,6 +262,7 @@ impl AtStart {
             log: compiled.log.clone(),
             traces: compiled.traces.clone(),
             admin: compiled.admin.clone(),
+            workers: compiled.server.workers,
             max_connections: compiled.server.max_connections,
             buffer_budget: compiled.proxy.buffer_budget,
             buffer_wait: compiled.proxy.buffer_wait,
@@ -276,6 +279,7 @@ impl AtStart {
             ("[log]", self.log != wanted.log),
             ("[traces]", self.traces != wanted.traces),
             ("[admin]", self.admin != wanted.admin),
+            ("workers", self.workers != wanted.workers),
             ("max_connections", self.max_connections != wanted.max_connections),
             ("buffer_budget", self.buffer_budget != wanted.buffer_budget),
             ("buffer_wait", self.buffer_wait != wanted.buffer_wait),

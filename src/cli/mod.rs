@@ -35,13 +35,13 @@ use self::origin::{ConfigFile, Origin, Purpose};
 use self::wait::WaitArgs;
 use crate::app::{Ended, Sidecar, Surroundings, try_cache, try_credentials};
 use crate::auth::refreshing::Chain;
-use crate::capacity::Machine;
+use crate::capacity::{self, Machine};
 use crate::clock::Clock;
 use crate::config::{self, Compiled, Environment};
 use crate::diagnosis::Evidence;
 use crate::proxy::explain::explain;
 use crate::reload::Reloader;
-use crate::server::Handed;
+use crate::server::{Handed, Workers};
 use crate::telemetry::level::Dial;
 use crate::telemetry::lines::{Lines, LostLines};
 
@@ -228,7 +228,9 @@ fn run(compiled: Compiled, file: Option<PathBuf>, environment: &Environment) -> 
     let ended = runtime.block_on(async {
         let (stop, hurry) = source::signals()?;
         let reloader = Reloader::new(file, &compiled, environment.clone(), source::hangups()?);
-        let surroundings = surroundings(lost_lines, dial, handed?);
+        let workers = compiled.server.workers.unwrap_or_else(capacity::workers);
+        let workers = Workers::start(workers).map_err(|error| format!("starting threads: {error}"))?;
+        let surroundings = Surroundings { workers, ..surroundings(lost_lines, dial, handed?) };
         let sidecar = Box::pin(Sidecar::bind_in(compiled, surroundings));
         let sidecar = sidecar.await.map_err(|error| Chain(&error).to_string())?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "started");
@@ -270,7 +272,7 @@ fn surroundings(lost_lines: LostLines, dial: Dial, handed: Handed) -> Surroundin
 }
 
 fn runtime() -> io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
 fn check(compiled: &Compiled, online: bool) -> ExitCode {

@@ -105,6 +105,7 @@ pub(super) fn compile(raw: RawConfig, context: &mut Context<'_>) -> Compiled {
             socket_access: listens.socket_access,
             tls: listens.tls,
             reach: listens.reach,
+            workers: listen::workers(&proxy, context),
             max_connections: proxy.max_connections.value,
             accept_pause: listen::accept_pause(&proxy, context),
             header_timeout: proxy.header_timeout.value,

@@ -70,6 +70,8 @@ table! {
         forwarded: Forwarding = r#""strip""#;
         /// Requests of programs that take us for their HTTP proxy (`HTTP_PROXY`), where no route leads.
         forward: RawForward = "{}";
+        /// Threads that serve connections, each its own; left out, one for each CPU that it may use, and 4 at most.
+        workers: usize;
         /// Connections at the same time, over all listeners.
         max_connections: usize = "1024";
         /// Requests at the same time, over all routes.

@@ -24,6 +24,7 @@ use super::gate::head::Limits;
 use super::gate::{Gate, Word};
 use super::orphan::FarEnd;
 use super::upgrade::{Counts, Tunnel};
+use crate::message::fields::HYPERS_MOST;
 
 /// [`Timers::buffer`], unless the config says otherwise (docs/rules.md 3.2).
 pub const COPY_BUFFER: usize = 64 * 1024;
@@ -81,12 +82,15 @@ where
             Ok::<_, std::convert::Infallible>(response.map(|body| Answer { body, _in_flight: in_flight }))
         }
     });
-    let connection = http1::Builder::new()
+    let mut builder = http1::Builder::new();
+    if timers.heads.fields != HYPERS_MOST {
+        builder.max_headers(timers.heads.fields);
+    }
+    let connection = builder
         .timer(TokioTimer::new())
         .header_read_timeout(None)
         // A client that has said all and closed its side still wants its answer (docs/rules.md 1.5).
         .half_close(true)
-        .max_headers(timers.heads.fields)
         .max_header_size(timers.heads.bytes)
         .max_buf_size(timers.buffer)
         .serve_connection(TokioIo::new(io), service)

@@ -25,6 +25,7 @@ use super::connection::{self, Timers};
 use super::drain::Drain;
 use super::orphan::FarEnd;
 use super::secured;
+use super::workers::Workers;
 
 /// After a failed `accept` (out of descriptors, mostly); it doubles with each, up to [`Terms::accept_pause`].
 pub const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
@@ -79,6 +80,8 @@ pub struct Terms {
     pub tls: Option<Arc<ServerConfig>>,
     /// When they must end.
     pub drain: Drain,
+    /// Who serves them.
+    pub workers: Workers,
 }
 
 impl Listener {
@@ -164,6 +167,9 @@ pub(super) trait Accept: Send {
 
     fn accept(&mut self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 
+    /// Has the runtime that this is called in watch a connection, and no longer the one that accepted it.
+    fn hand_over(stream: Self::Stream) -> io::Result<Self::Stream>;
+
     /// What tells whether the client is gone.
     fn far_end(stream: &Self::Stream) -> Option<FarEnd>;
 
@@ -185,6 +191,10 @@ impl Accept for Listener {
             tracing::debug!(%error, "TCP_NODELAY");
         }
         Ok(stream)
+    }
+
+    fn hand_over(stream: TcpStream) -> io::Result<TcpStream> {
+        TcpStream::from_std(stream.into_std()?)
     }
 
     fn far_end(stream: &TcpStream) -> Option<FarEnd> {
@@ -238,7 +248,7 @@ where
             }
         };
         pause = SHORTEST_PAUSE;
-        let Terms { timers, places, tls, drain, accept_pause: _ } = terms.borrow().clone();
+        let Terms { timers, places, tls, drain, workers, accept_pause: _ } = terms.borrow().clone();
         let tls = tls.filter(|_| A::MAY_SPEAK_TLS);
         let Ok(place) = places.try_acquire_owned() else {
             // Best effort: the socket's buffer of a new connection takes these few bytes at once. Before a handshake they
@@ -253,22 +263,24 @@ where
             }
             continue;
         };
+        let worker = workers.choose();
+        let stream = match worker.enter(|| A::hand_over(stream)) {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::warn!(address = from.name(), %error, "giving a connection to its thread");
+                continue;
+            }
+        };
         let (tracker, service) = (drain.clone(), service.clone());
         match tls {
             None => {
                 let far_end = A::far_end(&stream);
                 let served = connection::serve(stream, far_end, timers, drain, service);
-                tracker.connections().spawn(async move {
-                    served.await;
-                    drop(place);
-                });
+                worker.spawn(tracker.connections(), served, place);
             }
             Some(config) => {
                 let served = secured::serve(TlsAcceptor::from(config), stream, timers, drain, service);
-                tracker.connections().spawn(async move {
-                    served.await;
-                    drop(place);
-                });
+                worker.spawn(tracker.connections(), served, place);
             }
         }
     }

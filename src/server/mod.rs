@@ -13,8 +13,10 @@ pub(crate) mod secured;
 #[cfg(unix)]
 pub mod unix;
 pub mod upgrade;
+pub mod workers;
 
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -25,6 +27,7 @@ pub use drain::{Drain, Ending};
 pub use gate::judge::Refused;
 pub use handed::Handed;
 pub use listener::{BindError, Listener, Reach, Terms};
+pub use workers::Workers;
 
 use crate::tls::Identity;
 
@@ -45,6 +48,8 @@ pub struct Settings {
     pub tls: Option<Identity>,
     /// How far answers may travel.
     pub reach: Reach,
+    /// Threads that serve connections; without, as many as this machine's CPUs call for.
+    pub workers: Option<NonZero<usize>>,
     /// Connections at the same time, over all listeners.
     pub max_connections: usize,
     /// The longest pause after a connection could not be accepted.

@@ -69,6 +69,50 @@ async fn requests_at_the_same_time_each_have_a_connection_and_later_ones_use_tho
 }
 
 #[tokio::test]
+async fn a_connection_stays_with_the_thread_that_made_it() {
+    let (responder, mut taken) = hold();
+    let plan = Plan::bearer().alpn(Alpn::Http1).proxy("workers = 2").respond("/prod/held", responder);
+    let world = plan.start().await;
+    let mut clients = [world.countersign.connect().await, world.countersign.connect().await];
+    let mut all = Vec::new();
+    for client in &mut clients {
+        client.writer.send("GET /held HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
+        all.push(held(&mut taken).await);
+    }
+    for (client, held) in clients.iter_mut().zip(all) {
+        held.answer_with(full("at last"));
+        assert_eq!(client.reader.answer("GET").await.status, 200);
+    }
+    for _ in 0..5 {
+        for client in &mut clients {
+            // The other's was used later, and would be taken by whoever did not look.
+            assert_eq!(client.get("/").await.status, 200);
+        }
+    }
+    let used: Vec<usize> = world.gateway.received().iter().map(|request| request.connection).collect();
+    assert_eq!(used, [1, 2].repeat(6));
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_connection_of_another_thread_is_better_than_a_new_one() {
+    for alpn in [Alpn::Http1, Alpn::Http2] {
+        let world = Plan::bearer().alpn(alpn).proxy("workers = 3").start().await;
+        // Held open, so that each has a thread of its own.
+        let mut clients = Vec::new();
+        for _ in 0..3 {
+            clients.push(world.countersign.connect().await);
+        }
+        for client in &mut clients {
+            assert_eq!(client.ask("POST", "/", &[], b"body").await.status, 200);
+            assert_eq!(client.get("/").await.status, 200);
+        }
+        assert_eq!(world.gateway.connections(), 1, "{alpn:?}");
+        world.finish().await;
+    }
+}
+
+#[tokio::test]
 async fn a_hundred_requests_at_the_same_time_share_one_http_2_connection() {
     let (world, connections) = in_parallel(Alpn::Http2, 100).await;
     assert_eq!(connections, 1);

@@ -23,6 +23,7 @@ use countersign::clock::Clock;
 use countersign::config::{self, Environment, Source};
 use countersign::proxy::pool::Names;
 use countersign::reload::Reloader;
+use countersign::server::Workers;
 use standin::Authority;
 use tempfile::TempDir;
 use tokio::sync::{Notify, oneshot};
@@ -180,7 +181,7 @@ impl Setup {
         self.folder.path()
     }
 
-    /// Runs it.
+    /// Runs it: on the test's own thread, whose time a test may pause, unless `workers` is set.
     pub(crate) async fn start(self) -> Countersign {
         let Self { listen, proxy, admin, upstream, rest, environment, secrets, folder, clock, names, reloading } = self;
         let log = log::Log::shared();
@@ -198,7 +199,8 @@ impl Setup {
             std::fs::write(&path, &source.text).unwrap();
             Reloader::new(Some(path), &compiled, environment, Arc::clone(&reload))
         });
-        let surroundings = Surroundings { names, ..Surroundings::new(clock) };
+        let workers = compiled.server.workers.map(|number| Workers::start(number).unwrap()).unwrap_or_default();
+        let surroundings = Surroundings { names, workers, ..Surroundings::new(clock) };
         let mut sidecar = Box::pin(Sidecar::bind_in(compiled, surroundings)).await.unwrap();
         if let Some(reloader) = reloader {
             sidecar = sidecar.reloading(reloader);

@@ -1,6 +1,7 @@
 //! Addresses: who may reach them, and that each is bound once.
 
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -37,6 +38,12 @@ pub(super) fn heads(proxy: &RawProxy, context: &mut Context<'_>) -> Limits {
         problem.help("raise `max_head` or lower `max_target`");
     }
     Limits { bytes, fields, target }
+}
+
+/// How many threads serve connections, if the file says.
+pub(super) fn workers(proxy: &RawProxy, context: &mut Context<'_>) -> Option<NonZero<usize>> {
+    let workers = proxy.workers.as_ref()?;
+    NonZero::new(size::number("workers", workers, 1..=64, context))
 }
 
 /// The longest pause after a connection could not be accepted.

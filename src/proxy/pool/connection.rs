@@ -15,6 +15,7 @@ use http::{Request, Response, StatusCode, Version, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::runtime::{self, Handle};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -34,6 +35,8 @@ pub(super) struct H1 {
     used: bool,
     /// No new request after this.
     pub(super) until: Instant,
+    /// Whose runtime watches its socket: nothing goes from thread to thread for those who run there.
+    pub(super) worker: runtime::Id,
 }
 
 /// Who polls the connection.
@@ -55,7 +58,7 @@ impl Driver {
 
 impl H1 {
     pub(super) fn new(sender: H1Sender, driver: Box<H1Driver>, begins: Begins, until: Instant) -> Self {
-        Self { sender, driver: Driver::Inline(driver), begins, used: false, until }
+        Self { sender, driver: Driver::Inline(driver), begins, used: false, until, worker: Handle::current().id() }
     }
 
     pub(super) fn is_reused(&self) -> bool {
@@ -90,7 +93,7 @@ impl H1 {
         reused: bool,
         home: Arc<Connections>,
     ) -> Result<Response<UpstreamBody>, Undelivered> {
-        let Self { sender, mut driver, begins, until, .. } = self;
+        let Self { sender, mut driver, begins, until, worker, .. } = self;
         let first = poll_fn(|cx| {
             if let Poll::Ready(outcome) = answer.as_mut().poll(cx) {
                 return Poll::Ready(Some(outcome));
@@ -112,7 +115,7 @@ impl H1 {
             };
         };
         match outcome {
-            Ok(response) => Self { sender, driver, begins, used: true, until }.answered(response, home),
+            Ok(response) => Self { sender, driver, begins, used: true, until, worker }.answered(response, home),
             Err(failed) => Err(undelivered(failed, reused)),
         }
     }
@@ -125,7 +128,7 @@ impl H1 {
     ) -> Result<Answered, Undelivered> {
         let reused = self.used;
         self.begins.tell();
-        let Self { mut sender, driver: Driver::Inline(mut connection), begins, until, .. } = self else {
+        let Self { mut sender, driver: Driver::Inline(mut connection), begins, until, worker, .. } = self else {
             // Some upload has left its task on it; the next connection will have none.
             return Err(Undelivered { error: UpstreamError::Switched, sent: Sent::Nothing(Box::new(request)) });
         };
@@ -161,7 +164,7 @@ impl H1 {
         if over {
             return shared(response, None).map(Answered::Response);
         }
-        let connection = Self { sender, driver: Driver::Inline(connection), begins, used: true, until };
+        let connection = Self { sender, driver: Driver::Inline(connection), begins, used: true, until, worker };
         connection.answered(response, home).map(Answered::Response)
     }
 

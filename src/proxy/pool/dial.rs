@@ -25,6 +25,7 @@ use super::{Form, Names, UpstreamError, race};
 use crate::egress::ProxyUrl;
 use crate::egress::bounds::{self, NamedBy};
 use crate::message::body::OutboundBody;
+use crate::message::fields::HYPERS_MOST;
 use crate::route::Origin;
 use crate::route::upstream::HostPort;
 use crate::tasks::Tasks;
@@ -109,8 +110,11 @@ impl Dialer {
         let begins = Begins::default();
         let interim = Interim::new(self.origin.answers.interim, begins.clone());
         let stream = Stream { io, interim, hears: Hears::Yes, open: self.tally.open() };
-        http1::Builder::new()
-            .max_headers(self.origin.answers.fields)
+        let mut builder = http1::Builder::new();
+        if self.origin.answers.fields != HYPERS_MOST {
+            builder.max_headers(self.origin.answers.fields);
+        }
+        builder
             .max_buf_size(self.origin.answers.head as usize)
             .handshake(TokioIo::new(stream))
             .await

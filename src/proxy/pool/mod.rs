@@ -24,6 +24,7 @@ use std::time::Duration;
 use http::HeaderValue;
 use http::uri::Scheme;
 use prometheus_client::collector::Collector;
+use tokio::runtime::{self, Handle};
 use tokio::time::Instant;
 
 use self::census::Census;
@@ -125,6 +126,15 @@ struct Kept {
     speaks: Speaks,
     idle: Vec<Idle>,
     shared: Vec<Shared>,
+}
+
+impl Kept {
+    /// The one used last is the one most likely to be alive; of those whose socket is watched `here`, while there is one.
+    fn take_idle(&mut self, here: runtime::Id) -> Option<Idle> {
+        let near = self.idle.iter().rposition(|idle| idle.connection.worker == here);
+        let at = near.or_else(|| self.idle.len().checked_sub(1))?;
+        Some(self.idle.remove(at))
+    }
 }
 
 /// What the origin chose in its last handshake.
@@ -232,8 +242,8 @@ impl Connections {
         if reuse != Reuse::Allowed {
             return None;
         }
-        // The one used last is the one most likely to be alive.
-        while let Some(idle) = kept.idle.pop() {
+        let here = Handle::current().id();
+        while let Some(idle) = kept.take_idle(here) {
             let mut connection = idle.connection;
             let fresh = now.duration_since(idle.since) < self.origin().pool_idle_timeout && connection.until > now;
             if fresh && connection.is_alive() {
