@@ -119,7 +119,7 @@ mod tests {
     async fn without_any_it_is_served_here() {
         let tracker = TaskTracker::new();
         let (seen, id) = oneshot::channel();
-        let served = async move { drop(seen.send(thread::current().id())) };
+        let served = async move { seen.send(thread::current().id()).unwrap() };
         Workers::default().choose().spawn(&tracker, served, ());
         assert_eq!(id.await.unwrap(), thread::current().id());
     }

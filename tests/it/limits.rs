@@ -6,7 +6,7 @@ use standin::body::full;
 use standin::{Answer as Scripted, TokenEndpoint};
 use tokio::time::Instant;
 
-use crate::support::{Plan, Setup, Wire, app_client, held, hold};
+use crate::support::{Plan, REGION, Setup, Wire, app_client, held, hold};
 
 async fn only_so_many_at_once(plan: Plan, scope: &str) {
     let (responder, mut taken) = hold();
@@ -116,6 +116,27 @@ async fn bodies_held_for_signing_take_turns() {
     one.writer.send(vec![b'a'; BODY - 1]).await;
     assert_eq!(one.reader.answer("PUT").await.json()["body_bytes"], BODY);
     assert_eq!(two.reader.answer("PUT").await.json()["body_bytes"], BODY);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_body_that_the_api_did_not_wait_for_is_held_no_longer() {
+    // More than the sockets take.
+    const BODY: usize = 10 * 1024 * 1024;
+    let wire = Wire::listen().await;
+    let signed = wire.route("/wire").replace("none", "keys");
+    let plan = Plan::sigv4().auth(&format!("region = \"{REGION}\"")).add(&signed);
+    let world = plan.upstream("pool_idle_timeout = \"10m\"").start().await;
+    let mut client = world.countersign.connect().await;
+    let (answer, mut line) = tokio::join!(client.ask("PUT", "/wire", &[], &[b'a'; BODY]), async {
+        let mut line = wire.accept().await;
+        line.head().await;
+        line.write("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+        line
+    });
+    assert_eq!(answer.text(), "ok");
+    // The connection has gone, and the rest of the body with it.
+    assert!(line.rest().await < BODY);
     world.finish().await;
 }
 

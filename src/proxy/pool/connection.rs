@@ -33,6 +33,8 @@ pub(super) struct H1 {
     driver: Driver,
     begins: Begins,
     used: bool,
+    /// Its last request had a body at hand, which the API may have answered before it had taken all of it.
+    uploaded: bool,
     /// No new request after this.
     pub(super) until: Instant,
     /// Whose runtime watches its socket: nothing goes from thread to thread for those who run there.
@@ -58,7 +60,15 @@ impl Driver {
 
 impl H1 {
     pub(super) fn new(sender: H1Sender, driver: Box<H1Driver>, begins: Begins, until: Instant) -> Self {
-        Self { sender, driver: Driver::Inline(driver), begins, used: false, until, worker: Handle::current().id() }
+        Self {
+            sender,
+            driver: Driver::Inline(driver),
+            begins,
+            used: false,
+            uploaded: false,
+            until,
+            worker: Handle::current().id(),
+        }
     }
 
     pub(super) fn is_reused(&self) -> bool {
@@ -71,6 +81,11 @@ impl H1 {
         self.driver.poll_ended(&mut nobody).is_pending() && self.sender.is_ready()
     }
 
+    /// Whether the next request may go on it: not while it has a body left of the last one, which would be held with it.
+    fn is_done(&mut self) -> bool {
+        !self.uploaded || self.is_alive()
+    }
+
     /// Sends `request` and waits for the response head. The future has no room for the request, which is with the
     /// connection by then.
     pub(super) fn exchange(
@@ -78,9 +93,11 @@ impl H1 {
         request: Request<OutboundBody>,
         home: Arc<Connections>,
     ) -> impl Future<Output = Result<Response<UpstreamBody>, Undelivered>> + Send {
-        if !request.body().is_at_hand() {
+        let is_at_hand = request.body().is_at_hand();
+        if !is_at_hand {
             self.drive_by_task(&home);
         }
+        self.uploaded = is_at_hand && request.body().length() != Some(0);
         let reused = std::mem::replace(&mut self.used, true);
         self.begins.tell();
         let answer = Box::pin(self.sender.try_send_request(request));
@@ -88,17 +105,16 @@ impl H1 {
     }
 
     async fn answer(
-        self,
+        mut self,
         mut answer: Pin<Box<impl Future<Output = Result<Response<Incoming>, Failed>>>>,
         reused: bool,
         home: Arc<Connections>,
     ) -> Result<Response<UpstreamBody>, Undelivered> {
-        let Self { sender, mut driver, begins, until, worker, .. } = self;
         let first = poll_fn(|cx| {
             if let Poll::Ready(outcome) = answer.as_mut().poll(cx) {
                 return Poll::Ready(Some(outcome));
             }
-            if driver.poll_ended(cx).is_ready() {
+            if self.driver.poll_ended(cx).is_ready() {
                 return Poll::Ready(None);
             }
             answer.as_mut().poll(cx).map(Some)
@@ -107,15 +123,14 @@ impl H1 {
             // The connection is over and nobody answers: a request that still lies in the channel to it would wait for
             // ever. Without both its ends the channel hands it back. The task that drove a connection has
             // dropped the far one; here it is the finished future itself that holds it.
-            drop(driver);
-            drop(sender);
+            drop(self);
             return match answer.await {
                 Ok(response) => shared(response, None),
                 Err(failed) => Err(undelivered(failed, reused)),
             };
         };
         match outcome {
-            Ok(response) => Self { sender, driver, begins, used: true, until, worker }.answered(response, home),
+            Ok(response) => self.answered(response, home),
             Err(failed) => Err(undelivered(failed, reused)),
         }
     }
@@ -164,7 +179,8 @@ impl H1 {
         if over {
             return shared(response, None).map(Answered::Response);
         }
-        let connection = Self { sender, driver: Driver::Inline(connection), begins, used: true, until, worker };
+        let driver = Driver::Inline(connection);
+        let connection = Self { sender, driver, begins, used: true, uploaded: false, until, worker };
         connection.answered(response, home).map(Answered::Response)
     }
 
@@ -276,9 +292,12 @@ impl UpstreamBody {
     }
 
     /// Puts the connection back; its exchange is over. Whoever takes it next polls it, and it learns that by then: polled
-    /// now, it would want a second read buffer, because the last bytes of the answer still lie in its own.
+    /// now, it would want a second read buffer, because the last bytes of the answer still lie in its own. Only behind a body
+    /// it is polled, which tells whether that has gone out.
     fn release(&mut self) {
-        if let Some((connection, home)) = self.connection.take() {
+        if let Some((mut connection, home)) = self.connection.take()
+            && connection.is_done()
+        {
             home.keep(connection);
         }
     }

@@ -85,6 +85,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         self.buffer.is_empty() && !matches!(within(self.stream.read_buf(&mut self.buffer)).await, Ok(1..))
     }
 
+    /// How many bytes there are until the connection ends, in whatever way.
+    pub(crate) async fn rest(&mut self) -> usize {
+        while matches!(within(self.stream.read_buf(&mut self.buffer)).await, Ok(1..)) {}
+        self.buffer.len()
+    }
+
     async fn read(&mut self) -> usize {
         within(self.stream.read_buf(&mut self.buffer)).await.unwrap()
     }
