@@ -127,8 +127,8 @@ async fn a_body_that_the_api_did_not_wait_for_is_held_no_longer() {
     let signed = wire.route("/wire").replace("none", "keys");
     let plan = Plan::sigv4().auth(&format!("region = \"{REGION}\"")).add(&signed);
     let world = plan.upstream("pool_idle_timeout = \"10m\"").start().await;
-    let mut client = world.countersign.connect().await;
-    let (answer, mut line) = tokio::join!(client.ask("PUT", "/wire", &[], &[b'a'; BODY]), async {
+    let (mut client, body) = (world.countersign.connect().await, vec![b'a'; BODY]);
+    let (answer, mut line) = tokio::join!(client.ask("PUT", "/wire", &[], &body), async {
         let mut line = wire.accept().await;
         line.head().await;
         line.write("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
