@@ -78,7 +78,10 @@ pub(super) fn exec(args: &ExecArgs, environment: &Environment) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return complain(&format!("starting the runtime: {error}"), FAILED),
     };
-    let surroundings = surroundings(lost_lines, dial, Handed::default());
+    let surroundings = match surroundings(&compiled, lost_lines, dial, Handed::default()) {
+        Ok(surroundings) => surroundings,
+        Err(problem) => return complain(&problem, FAILED),
+    };
     let ended = runtime.block_on(Box::pin(beside(compiled, surroundings, args, environment)));
     lines.flush();
     match ended {

@@ -228,9 +228,7 @@ fn run(compiled: Compiled, file: Option<PathBuf>, environment: &Environment) -> 
     let ended = runtime.block_on(async {
         let (stop, hurry) = source::signals()?;
         let reloader = Reloader::new(file, &compiled, environment.clone(), source::hangups()?);
-        let workers = compiled.server.workers.unwrap_or_else(capacity::workers);
-        let workers = Workers::start(workers).map_err(|error| format!("starting threads: {error}"))?;
-        let surroundings = Surroundings { workers, ..surroundings(lost_lines, dial, handed?) };
+        let surroundings = surroundings(&compiled, lost_lines, dial, handed?)?;
         let sidecar = Box::pin(Sidecar::bind_in(compiled, surroundings));
         let sidecar = sidecar.await.map_err(|error| Chain(&error).to_string())?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "started");
@@ -260,15 +258,17 @@ fn open_log(compiled: &Compiled) -> Result<(Lines, LostLines, Dial), String> {
     Ok((lines, lost_lines, dial))
 }
 
-/// This machine as the proxy finds it.
-fn surroundings(lost_lines: LostLines, dial: Dial, handed: Handed) -> Surroundings {
-    Surroundings {
-        machine: Machine::read(),
-        lost_lines,
-        dial: Some(dial),
-        handed,
-        ..Surroundings::new(Clock::system())
-    }
+/// This machine as the proxy finds it, and the threads that serve connections.
+fn surroundings(
+    compiled: &Compiled,
+    lost_lines: LostLines,
+    dial: Dial,
+    handed: Handed,
+) -> Result<Surroundings, String> {
+    let number = compiled.server.workers.unwrap_or_else(capacity::workers);
+    let workers = Workers::start(number).map_err(|error| format!("starting threads: {error}"))?;
+    let (machine, dial) = (Machine::read(), Some(dial));
+    Ok(Surroundings { machine, lost_lines, handed, dial, workers, ..Surroundings::new(Clock::system()) })
 }
 
 fn runtime() -> io::Result<tokio::runtime::Runtime> {

@@ -206,3 +206,11 @@ fn the_commands_environment_leads_to_the_proxy() {
         assert_eq!(output.err.contains("listening"), is_told, "{}", output.err);
     }
 }
+
+#[test]
+fn as_many_threads_serve_as_the_config_says() {
+    let folder = folder("[proxy]\nworkers = 3\n[[route]]\nupstream = \"http://127.0.0.1:9/\"\nauth = \"none\"\n");
+    let print = "cat /proc/$PPID/task/*/comm | grep worker | sort";
+    let output = call(folder.path(), &["exec", "--", "sh", "-c", print], &[("PATH", "/usr/bin:/bin")]);
+    assert_eq!((output.code, output.out.as_str()), (0, "worker-0\nworker-1\nworker-2\n"), "{}", output.err);
+}
