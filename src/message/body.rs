@@ -134,8 +134,8 @@ impl Body for OutboundBody {
         match &mut self.0 {
             Kind::Empty(_) => Poll::Ready(None),
             Kind::Held { bytes, .. } => {
-                // hyper drops this body as soon as its bytes are queued, and the bytes live on in the queue: the claim is
-                // kept by the copy that the proxy holds for a second send, until the response head is there.
+                // Over HTTP/2, hyper drops this body as soon as its bytes are queued, and the bytes live on in the queue: the
+                // claim is kept by the copy that the proxy holds for a second send, until the response head is there.
                 let whole = std::mem::take(bytes);
                 Poll::Ready((!whole.is_empty()).then(|| Ok(Frame::data(whole))))
             }

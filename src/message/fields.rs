@@ -88,8 +88,8 @@ pub fn strip_twins(headers: &mut HeaderMap, is_ours: impl Fn(&str) -> bool) {
     }
 }
 
-/// How many fields of a head hyper takes unless it is told a number. Told one, it fills two tables with as many empty lines
-/// for each head that it reads, which costs more than reading it: so it is told others than this alone.
+/// How many fields of a request's head hyper takes unless it is told a number. Told one, it fills two tables with as many
+/// empty lines for each head that it reads, which costs more than reading it: so it is told others than this alone.
 pub const HYPERS_MOST: usize = 100;
 
 /// Whether the client takes trailer fields (`TE: trailers`, RFC 9110 10.1.4).

@@ -1,14 +1,17 @@
 //! How an upstream's answer is framed, and whether the connection it came on can be believed afterwards.
 //!
-//! hyper reads leniently: two framings at once, codings beside `chunked`, lengths of answers that have no body, codes up
-//! to 999 (docs/rules.md 1.4, 2.5). An answer leaves here with one length in normal form or none, or is refused. The rules
-//! are RFC 9110 8.6 and RFC 9112 6. Imports nothing of ours.
+//! Upstreams answer with two framings at once, codings beside `chunked`, lengths where there is no body, and codes up to 999
+//! (docs/rules.md 1.4, 2.5). An answer leaves here with one length in normal form or none, or is refused. The rules are RFC 9110
+//! 8.6 and RFC 9112 6. Imports nothing of ours.
 
 use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderValue};
 
 /// The largest status code there is (RFC 9110 15).
 const LAST_STATUS: u16 = 599;
+
+/// The largest length that hyper's server can pass on.
+const LARGEST: u64 = u64::MAX - 2;
 
 /// Whether another answer may be read behind this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +20,17 @@ pub enum Trust {
     Kept,
     /// Where this answer ends is in doubt: the next one could begin inside it.
     Spent,
+}
+
+/// How an answer is framed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Framing {
+    /// Of the connection.
+    pub trust: Trust,
+    /// Bytes, as its `Content-Length` says.
+    pub length: Option<u64>,
+    /// In chunks, whatever that says.
+    pub is_chunked: bool,
 }
 
 /// Why an answer is no answer. The texts go to the log.
@@ -31,33 +45,51 @@ pub enum FramingError {
     /// Something else than one `chunked`.
     #[error("Transfer-Encoding is not chunked")]
     Coding,
+    /// No head of HTTP/1.
+    #[error("what came is no answer in HTTP/1: {0}")]
+    Head(httparse::Error),
+    /// A head that is too large.
+    #[error("the head of the answer is larger than {0} bytes (max_response_head)")]
+    HeadTooLarge(u32),
+    /// Too many fields in one.
+    #[error("the head of the answer has more than {0} fields (max_response_fields)")]
+    TooManyFields(usize),
+    /// Interim answers without end.
+    #[error("the upstream sent more than {0} interim answers (1xx) to one request (max_interim)")]
+    TooManyInterim(u32),
+    /// No chunk where one should begin or end, or too much beside its size.
+    #[error("the content is not made of chunks as its head says")]
+    Chunk,
+    /// No fields behind the last chunk, or too many.
+    #[error("the trailers behind the content: {0}")]
+    Trailers(httparse::Error),
 }
 
 /// Judges the head of an answer, and leaves at most one Content-Length in it.
 ///
 /// # Errors
 /// [`FramingError`]: the answer cannot be passed on.
-pub fn judge(status: StatusCode, headers: &mut HeaderMap) -> Result<Trust, FramingError> {
+pub fn judge(status: StatusCode, headers: &mut HeaderMap) -> Result<Framing, FramingError> {
     if status.as_u16() > LAST_STATUS {
         return Err(FramingError::Status(status.as_u16()));
     }
     let length = length(headers)?;
-    let chunked = is_chunked(headers)?;
+    let is_chunked = is_chunked(headers)?;
     let mut trust = Trust::Kept;
-    if length.is_some() && chunked {
+    if length.is_some() && is_chunked {
         // RFC 9112 6.3: chunked counts. Who sends both may be two servers that do not agree on where this ends.
         headers.remove(header::CONTENT_LENGTH);
         trust = Trust::Spent;
     }
     if status == StatusCode::NO_CONTENT {
         headers.remove(header::CONTENT_LENGTH);
-        if chunked || length.is_some_and(|length| length > 0) {
+        if is_chunked || length.is_some_and(|length| length > 0) {
             trust = Trust::Spent;
         }
-    } else if let (Some(length), false) = (length, chunked) {
+    } else if let (Some(length), false) = (length, is_chunked) {
         set_length(headers, length);
     }
-    Ok(trust)
+    Ok(Framing { trust, length, is_chunked })
 }
 
 /// Leaves one line, in normal form: as it is, where there is no other and it is, as mostly.
@@ -80,7 +112,8 @@ fn length(headers: &HeaderMap) -> Result<Option<u64>, FramingError> {
         for member in text.split(',').map(|member| member.trim_matches([' ', '\t'])) {
             // `parse` alone would take a sign.
             let digits = member.bytes().all(|byte| byte.is_ascii_digit());
-            let length = member.parse().ok().filter(|_| digits).ok_or(FramingError::Length)?;
+            let length =
+                member.parse().ok().filter(|length| digits && *length <= LARGEST).ok_or(FramingError::Length)?;
             if known.is_some_and(|known| known != length) {
                 return Err(FramingError::Length);
             }
@@ -108,7 +141,7 @@ mod tests {
         for (name, value) in lines {
             headers.append(*name, value.parse().unwrap());
         }
-        let trust = judge(StatusCode::from_u16(status).unwrap(), &mut headers)?;
+        let Framing { trust, .. } = judge(StatusCode::from_u16(status).unwrap(), &mut headers)?;
         let lengths = headers.get_all(header::CONTENT_LENGTH).iter().map(|line| line.to_str().unwrap().to_owned());
         Ok((trust, lengths.collect()))
     }

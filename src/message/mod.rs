@@ -8,5 +8,6 @@ pub mod frames;
 pub mod framing;
 pub mod gateway_ids;
 pub mod hex;
+pub mod response;
 pub mod target;
 pub mod websocket;

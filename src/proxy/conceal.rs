@@ -127,7 +127,7 @@ async fn whole(mut body: UpstreamBody, idle: Duration) -> Result<Bytes, Upstream
         match frame {
             None => return Ok(bytes.freeze()),
             Some(frame) => {
-                if let Ok(data) = frame.map_err(UpstreamError::Http)?.into_data() {
+                if let Ok(data) = frame?.into_data() {
                     bytes.extend_from_slice(&data);
                 }
             }

@@ -9,7 +9,7 @@ use http::response::Parts;
 use super::LiveRoute;
 use super::conceal::{Passage, Secrets};
 use super::outcome::ProxyError;
-use super::pool::{ProxyFault, UpstreamError};
+use super::pool::{ExchangeError, ProxyFault, UpstreamError};
 use super::rewrite::Outbound;
 use super::skew;
 use crate::auth::canonical::{Added, canonical_request};
@@ -176,10 +176,9 @@ fn upstream(error: &UpstreamError) -> Option<Diagnosis> {
         UpstreamError::Tls { source, .. } => transport::handshake(source),
         UpstreamError::TlsTimeout { .. } => Diagnosis::of(Cause::TlsTimeout).or(Cause::TlsNotSpoken),
         UpstreamError::BodyTimeout(_) | UpstreamError::ResponseTimeout(_) => Diagnosis::of(Cause::AnswerTimeout),
-        UpstreamError::Switched | UpstreamError::TooManyInterim(_) | UpstreamError::Framing(_) => {
+        UpstreamError::Switched | UpstreamError::Framing(_) | UpstreamError::Http(ExchangeError::Unasked) => {
             Diagnosis::of(Cause::AnswerNotHttp)
         }
-        UpstreamError::Http(error) if error.is_parse() => Diagnosis::of(Cause::AnswerNotHttp),
         // With TLS 1.3 a client certificate is refused behind the handshake.
         UpstreamError::Http(error) => match transport::diagnose(error) {
             Some(diagnosis) if diagnosis.first().cause != Cause::ConnectionLost => diagnosis,

@@ -482,9 +482,6 @@ fn upstream_code(error: &UpstreamError) -> Code {
         | UpstreamError::Proxy { .. } => Code::UpstreamUnreachable,
         UpstreamError::Tls { .. } | UpstreamError::TlsTimeout { .. } => Code::UpstreamTls,
         UpstreamError::ResponseTimeout(_) | UpstreamError::BodyTimeout(_) => Code::UpstreamTimeout,
-        UpstreamError::Http(_)
-        | UpstreamError::Switched
-        | UpstreamError::TooManyInterim(_)
-        | UpstreamError::Framing(_) => Code::UpstreamReset,
+        UpstreamError::Http(_) | UpstreamError::Switched | UpstreamError::Framing(_) => Code::UpstreamReset,
     }
 }

@@ -18,7 +18,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::conceal::Passage;
 use super::localize;
 use super::outcome::{Code, Outcome, ProxyError};
-use super::pool::UpstreamBody;
+use super::pool::{ExchangeError, UpstreamBody};
 use super::record::Exchange;
 use crate::diagnosis::Evidence;
 use crate::message::body::IdleTimer;
@@ -66,7 +66,7 @@ struct Passing {
 #[derive(Debug)]
 pub enum RelayError {
     /// The upstream's connection broke, or its framing did.
-    Upstream(hyper::Error),
+    Upstream(ExchangeError),
     /// It sent nothing for too long.
     Idle(Duration),
 }

@@ -239,15 +239,6 @@ impl Sealed {
                     uri.authority = Some(origin.authority.clone());
                 }
                 headers.insert(header::HOST, host.clone());
-                // RFC 9110 8.6: methods that usually carry content say so when there is none; hyper does not by itself,
-                // and some servers answer 411 without it.
-                if body.length() == Some(0) && matches!(method, Method::POST | Method::PUT | Method::PATCH) {
-                    headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
-                }
-                // Unsaid, hyper takes a GET or HEAD of unknown length for one without a body and drops what there is.
-                if body.length().is_none() {
-                    headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-                }
                 Version::HTTP_11
             }
             Form::Http2 => {

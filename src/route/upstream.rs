@@ -1,7 +1,7 @@
 //! Where a route's requests go: the origin that is dialled, and the path in front of theirs.
 //!
 //! An [`Origin`] is everything that decides whether two requests may share a connection, so it is the key of the pool.
-//! Nothing here dials. Imports `egress`, `tls`.
+//! Nothing here dials. Imports `message`, `egress`, `tls`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use http::uri::{Authority, Scheme};
 
 use crate::egress::ProxyUrl;
 pub use crate::egress::is_loopback;
+pub use crate::message::response::Answers;
 use crate::tls::ClientSettings;
 
 /// An upstream URL, taken apart.
@@ -53,23 +54,6 @@ pub struct Origin {
     pub max_connection_age: Duration,
     /// What its answers may be.
     pub answers: Answers,
-}
-
-/// What an upstream's answers may be at most (docs/rules.md 3.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Answers {
-    /// Bytes of a head.
-    pub head: u32,
-    /// Fields of a head.
-    pub fields: usize,
-    /// Interim answers (1xx) before the final one; nobody has a use for more than one or two.
-    pub interim: u32,
-}
-
-impl Default for Answers {
-    fn default() -> Self {
-        Self { head: 64 * 1024, fields: 100, interim: 32 }
-    }
 }
 
 impl Origin {

@@ -239,6 +239,8 @@ async fn status_lines() {
     ] {
         cases.push(get(format!("{bad}\r\ncontent-length: 5\r\n\r\nhello"), Waits, Refused));
     }
+    // What follows is no HTTP, even where nothing does.
+    cases.push(get("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\n\r\n", Waits, Refused));
     cases.push(get("HTTP/1.1 599 Last\r\ncontent-length: 5\r\n\r\nhello", Waits, Passes(599, "hello")));
     all(&cases).await;
 }

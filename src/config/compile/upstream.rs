@@ -57,7 +57,7 @@ pub(super) fn transport(raw: &RawUpstream, context: &mut Context<'_>) -> Transpo
 
 /// What answers may be.
 fn answers(raw: &RawUpstream, context: &mut Context<'_>) -> Answers {
-    // hyper reads no less at once than the least; what is more than the most is no head.
+    // No less is read at once than the least; what is more than the most is no head.
     let head = size::within("max_response_head", &raw.max_response_head, 8..=1024, context);
     let fields = size::number("max_response_fields", &raw.max_response_fields, 10..=1_000, context);
     let interim = size::number("max_interim", &raw.max_interim, 1..=1_000, context);

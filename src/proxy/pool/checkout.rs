@@ -52,7 +52,7 @@ pub enum Form {
 /// A connection that is ready for a request.
 #[derive(Debug)]
 pub(super) enum Ready {
-    Http1(H1),
+    Http1(Box<H1>),
     Http2(Place),
 }
 

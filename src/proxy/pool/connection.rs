@@ -1,74 +1,79 @@
-//! One HTTP/1 connection and the exchange on it.
+//! One HTTP/1.1 connection and the exchange on it.
 //!
 //! The request's own future drives the connection, and after the head the response's body does: no task, no channel, no
-//! wake-up between threads (2 µs of a request). Only a request whose body still streams gets a task: its upload
-//! must go on although nobody reads the response yet.
+//! wake-up between threads. Only a request whose body still streams gets a task, which writes: its upload must go on although
+//! nobody reads the response yet. What an answer's bytes mean is in [`response`](crate::message::response), what is
+//! written of a request in [`outgoing`](super::outgoing).
 
 use std::fmt;
-use std::future::poll_fn;
-use std::pin::Pin;
+use std::future::{poll_fn, ready};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
-use bytes::Bytes;
-use http::{Request, Response, StatusCode, Version, header};
+use bytes::{Bytes, BytesMut};
+use http::{Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{self, AsyncRead, AsyncReadExt as _, AsyncWrite, ReadHalf, WriteHalf};
 use tokio::runtime::{self, Handle};
 use tokio::sync::oneshot;
+use tokio::task::coop::unconstrained;
 use tokio::time::Instant;
+use tokio_util::either::Either;
 
-use super::dial::{H1Driver, H1Sender, Stream};
-use super::interim::Begins;
+use super::dial::Stream;
+use super::error::ExchangeError;
+use super::outgoing::Outgoing;
 use super::shared::Taken;
-use super::{Answered, Connections, Sent, Undelivered, UpstreamError};
+use super::{Answered, Connections, Sent, Undelivered};
 use crate::message::body::OutboundBody;
-use crate::message::fields;
-use crate::message::framing::{self, Trust};
+use crate::message::response::{Answers, Content, Head, Heads};
+
+/// Room for the first bytes of an answer. What fills its room finds twice as much the next time, up to the second or to
+/// as much as a head may have (docs/rules.md 3.2).
+const FIRST_ROOM: usize = 8 * 1024;
+const MOST_ROOM: usize = 64 * 1024;
 
 /// A connection between two exchanges, or in one.
 pub(super) struct H1 {
-    sender: H1Sender,
-    driver: Driver,
-    begins: Begins,
+    wire: Wire,
+    /// What has come and was not taken.
+    bytes: BytesMut,
+    /// For as much as comes at once.
+    room: usize,
+    most: Answers,
+    heads: Heads,
     used: bool,
-    /// Its last request had a body at hand, which the API may have answered before it had taken all of it.
-    uploaded: bool,
     /// No new request after this.
     pub(super) until: Instant,
     /// Whose runtime watches its socket: nothing goes from thread to thread for those who run there.
     pub(super) worker: runtime::Id,
 }
 
-/// Who polls the connection.
-enum Driver {
-    Inline(Box<H1Driver>),
-    /// A task does; this resolves when it has ended.
-    Task(oneshot::Receiver<()>),
-}
-
-impl Driver {
-    /// Ready once the connection is over.
-    fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match self {
-            Self::Inline(connection) => Pin::new(connection).poll(cx).map(|_how| ()),
-            Self::Task(ended) => Pin::new(ended).poll(cx).map(|_how| ()),
-        }
-    }
+/// Who reads and who writes.
+enum Wire {
+    /// The exchange, which may have a part of the request to write.
+    Own(Stream, Option<Outgoing>),
+    /// The exchange reads, and a task writes, which gives its half back when all is written.
+    Halves(ReadHalf<Stream>, oneshot::Receiver<Result<WriteHalf<Stream>, ExchangeError>>),
+    /// Nobody: it has failed.
+    Lost,
 }
 
 impl H1 {
-    pub(super) fn new(sender: H1Sender, driver: Box<H1Driver>, begins: Begins, until: Instant) -> Self {
-        Self {
-            sender,
-            driver: Driver::Inline(driver),
-            begins,
+    /// A new one, whose answers are within `most`.
+    pub(super) fn new(stream: Stream, most: Answers, until: Instant) -> Box<Self> {
+        Box::new(Self {
+            wire: Wire::Own(stream, None),
+            bytes: BytesMut::new(),
+            room: FIRST_ROOM,
+            most,
+            heads: Heads::new(most),
             used: false,
-            uploaded: false,
             until,
             worker: Handle::current().id(),
-        }
+        })
     }
 
     pub(super) fn is_reused(&self) -> bool {
@@ -77,139 +82,199 @@ impl H1 {
 
     /// Whether it would take a request; notices a close that has arrived meanwhile.
     pub(super) fn is_alive(&mut self) -> bool {
-        let mut nobody = Context::from_waker(Waker::noop());
-        self.driver.poll_ended(&mut nobody).is_pending() && self.sender.is_ready()
+        self.hear().is_ok()
     }
 
-    /// Whether the next request may go on it: not while it has a body left of the last one, which would be held with it.
-    fn is_done(&mut self) -> bool {
-        !self.uploaded || self.is_alive()
+    /// Listens for what a connection must not say between two exchanges.
+    fn hear(&mut self) -> Result<(), ExchangeError> {
+        let Wire::Own(stream, None) = &mut self.wire else { return Err(ExchangeError::Closed) };
+        let mut byte = [0];
+        // By its own right: who has used up his turn would hear nothing, and take it for silence.
+        let heard = pin!(unconstrained(stream.read(&mut byte))).poll(&mut Context::from_waker(Waker::noop()));
+        match heard {
+            Poll::Pending => Ok(()),
+            Poll::Ready(Err(error)) => Err(ExchangeError::Io(error)),
+            Poll::Ready(Ok(0)) => Err(ExchangeError::Closed),
+            Poll::Ready(Ok(_)) => Err(ExchangeError::Unasked),
+        }
     }
 
     /// Sends `request` and waits for the response head. The future has no room for the request, which is with the
     /// connection by then.
     pub(super) fn exchange(
-        mut self,
+        mut self: Box<Self>,
         request: Request<OutboundBody>,
         home: Arc<Connections>,
     ) -> impl Future<Output = Result<Response<UpstreamBody>, Undelivered>> + Send {
-        let is_at_hand = request.body().is_at_hand();
-        if !is_at_hand {
-            self.drive_by_task(&home);
-        }
-        self.uploaded = is_at_hand && request.body().length() != Some(0);
-        let reused = std::mem::replace(&mut self.used, true);
-        self.begins.tell();
-        let answer = Box::pin(self.sender.try_send_request(request));
-        self.answer(answer, reused, home)
-    }
-
-    async fn answer(
-        mut self,
-        mut answer: Pin<Box<impl Future<Output = Result<Response<Incoming>, Failed>>>>,
-        reused: bool,
-        home: Arc<Connections>,
-    ) -> Result<Response<UpstreamBody>, Undelivered> {
-        let first = poll_fn(|cx| {
-            if let Poll::Ready(outcome) = answer.as_mut().poll(cx) {
-                return Poll::Ready(Some(outcome));
-            }
-            if self.driver.poll_ended(cx).is_ready() {
-                return Poll::Ready(None);
-            }
-            answer.as_mut().poll(cx).map(Some)
-        });
-        let Some(outcome) = first.await else {
-            // The connection is over and nobody answers: a request that still lies in the channel to it would wait for
-            // ever. Without both its ends the channel hands it back. The task that drove a connection has
-            // dropped the far one; here it is the finished future itself that holds it.
-            drop(self);
-            return match answer.await {
-                Ok(response) => shared(response, None),
-                Err(failed) => Err(undelivered(failed, reused)),
-            };
-        };
-        match outcome {
-            Ok(response) => self.answered(response, home),
-            Err(failed) => Err(undelivered(failed, reused)),
+        let method = request.method().clone();
+        match self.begin(request, &home) {
+            Err(undelivered) => Either::Left(ready(Err(undelivered))),
+            Ok(()) => Either::Right(async move {
+                let head = self.head(&method).await?;
+                Ok(self.answered(head, home))
+            }),
         }
     }
 
     /// The same for a request that asks for another protocol and has no body.
     pub(super) async fn exchange_upgrade(
-        self,
+        mut self: Box<Self>,
         request: Request<OutboundBody>,
         home: Arc<Connections>,
     ) -> Result<Answered, Undelivered> {
-        let reused = self.used;
-        self.begins.tell();
-        let Self { mut sender, driver: Driver::Inline(mut connection), begins, until, worker, .. } = self else {
-            // Some upload has left its task on it; the next connection will have none.
-            return Err(Undelivered { error: UpstreamError::Switched, sent: Sent::Nothing(Box::new(request)) });
-        };
-        let mut answer = Box::pin(sender.try_send_request(request));
-        let mut over = false;
-        let outcome = poll_fn(|cx| {
-            if let Poll::Ready(outcome) = answer.as_mut().poll(cx) {
-                return Poll::Ready(Some(outcome));
+        self.begin(request, &home)?;
+        let head = self.head(&Method::GET).await?;
+        match self.wire {
+            Wire::Own(stream, None) if head.response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                let switched = Switched { stream, first: self.bytes.freeze() };
+                Ok(Answered::Switched(head.response.map(|()| switched)))
             }
-            // A 101 ends it together with the answer.
-            over = Pin::new(&mut *connection).poll(cx).is_ready();
-            let outcome = answer.as_mut().poll(cx);
-            if over && outcome.is_pending() { Poll::Ready(None) } else { outcome.map(Some) }
-        });
-        let Some(outcome) = outcome.await else {
-            // As in `exchange`: what lies in the channel comes back once both its ends are gone.
-            drop(connection);
-            drop(sender);
-            return match answer.await {
-                Ok(_) => Err(Undelivered { error: UpstreamError::Switched, sent: Sent::Something }),
-                Err(failed) => Err(undelivered(failed, reused)),
-            };
-        };
-        let response = outcome.map_err(|failed| undelivered(failed, reused))?;
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            if !over && let Err(error) = poll_fn(|cx| Pin::new(&mut *connection).poll(cx)).await {
-                return Err(Undelivered { error: UpstreamError::http(error), sent: Sent::Something });
+            wire @ (Wire::Own(..) | Wire::Halves(..) | Wire::Lost) => {
+                self.wire = wire;
+                Ok(Answered::Response(self.answered(head, home)))
             }
-            let parts = connection.into_parts();
-            let switched = Switched { stream: parts.io.into_inner(), first: parts.read_buf };
-            return Ok(Answered::Switched(response.map(|_empty| switched)));
         }
-        if over {
-            return shared(response, None).map(Answered::Response);
-        }
-        let driver = Driver::Inline(connection);
-        let connection = Self { sender, driver, begins, used: true, uploaded: false, until, worker };
-        connection.answered(response, home).map(Answered::Response)
     }
 
-    /// What comes back on this connection, if it can be understood.
-    fn answered(
-        mut self,
-        mut response: Response<Incoming>,
-        home: Arc<Connections>,
-    ) -> Result<Response<UpstreamBody>, Undelivered> {
-        let trust = framing::judge(response.status(), response.headers_mut()).map_err(Undelivered::framing)?;
-        if trust == Trust::Spent || is_last(&response) {
+    /// Takes `request`, to be written by and by.
+    fn begin(&mut self, request: Request<OutboundBody>, home: &Connections) -> Result<(), Undelivered> {
+        // Who takes one that was kept has listened already.
+        let heard = if self.used { Ok(()) } else { self.hear() };
+        let stream = match (heard, std::mem::replace(&mut self.wire, Wire::Lost)) {
+            (Ok(()), Wire::Own(stream, None)) => stream,
+            (heard, _) => {
+                let error = heard.err().unwrap_or(ExchangeError::Closed).into();
+                return Err(Undelivered { error, sent: Sent::Nothing(Box::new(request)) });
+            }
+        };
+        let is_at_hand = request.body().is_at_hand();
+        let mut outgoing = Outgoing::new(request);
+        self.wire = if is_at_hand {
+            Wire::Own(stream, Some(outgoing))
+        } else {
+            let (reader, mut writer) = io::split(stream);
+            let (mut written, half) = oneshot::channel();
+            home.dialer.spawn("http1-upload", async move {
+                tokio::select! {
+                    biased;
+                    // The exchange is over, or given up.
+                    () = written.closed() => {}
+                    done = poll_fn(|cx| outgoing.poll(&mut writer, cx)) => drop(written.send(done.map(|()| writer))),
+                }
+            });
+            Wire::Halves(reader, half)
+        };
+        Ok(())
+    }
+
+    /// Waits for the head of the answer.
+    async fn head(&mut self, method: &Method) -> Result<Head, Undelivered> {
+        let head = poll_fn(|cx| self.poll_head(method, cx));
+        head.await.map_err(|error| {
+            let gone = matches!(error, ExchangeError::Io(_) | ExchangeError::Closed);
+            // An answer that cannot be read is one all the same.
+            let unanswered = gone && self.used && !self.heads.have_begun(&self.bytes);
+            let sent = if unanswered { Sent::OnReusedConnection } else { Sent::Something };
+            Undelivered { error: error.into(), sent }
+        })
+    }
+
+    fn poll_head(&mut self, method: &Method, cx: &mut Context<'_>) -> Poll<Result<Head, ExchangeError>> {
+        self.write(cx)?;
+        loop {
+            if ready!(self.poll_more(cx))? == 0 {
+                return Poll::Ready(Err(ExchangeError::Closed));
+            }
+            if let Some(head) = self.heads.next(&mut self.bytes, method)? {
+                return Poll::Ready(Ok(head));
+            }
+        }
+    }
+
+    /// Writes of the request what goes now.
+    fn write(&mut self, cx: &mut Context<'_>) -> Result<(), ExchangeError> {
+        match &mut self.wire {
+            Wire::Own(stream, outgoing) => {
+                if let Some(left) = outgoing
+                    && left.poll(stream, cx)?.is_ready()
+                {
+                    *outgoing = None;
+                }
+            }
+            Wire::Halves(_, written) => {
+                if let Poll::Ready(written) = Pin::new(written).poll(cx) {
+                    // Its task was dropped: everything ends.
+                    let writer = written.unwrap_or(Err(ExchangeError::Closed))?;
+                    if let Wire::Halves(reader, _) = std::mem::replace(&mut self.wire, Wire::Lost) {
+                        self.wire = Wire::Own(reader.unsplit(writer), None);
+                    }
+                }
+            }
+            Wire::Lost => {}
+        }
+        Ok(())
+    }
+
+    /// Reads more; 0 at the end.
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, ExchangeError>> {
+        self.bytes.reserve(self.room);
+        let free = self.bytes.capacity() - self.bytes.len();
+        // Such a future has no state: another one goes on where it was.
+        let read = match &mut self.wire {
+            Wire::Own(stream, _) => pin!(stream.read_buf(&mut self.bytes)).poll(cx),
+            Wire::Halves(reader, _) => pin!(reader.read_buf(&mut self.bytes)).poll(cx),
+            Wire::Lost => return Poll::Ready(Err(ExchangeError::Closed)),
+        };
+        let read = ready!(read).map_err(ExchangeError::Io)?;
+        if read == free {
+            self.room = (self.room * 2).min(MOST_ROOM).min(self.most.head as usize);
+        }
+        Poll::Ready(Ok(read))
+    }
+
+    /// What comes back on this connection.
+    fn answered(mut self: Box<Self>, head: Head, home: Arc<Connections>) -> Response<UpstreamBody> {
+        let Head { response, content, persists } = head;
+        if !persists {
             self.until = Instant::now();
         }
-        Ok(response.map(|incoming| UpstreamBody::new(incoming, self, home)))
+        let mut body = UpstreamBody(Source::Http1 { content, exchange: Some((self, home)) });
+        body.release_at_end();
+        response.map(|()| body)
     }
 
-    fn drive_by_task(&mut self, home: &Connections) {
-        let (over, ended) = oneshot::channel();
-        let driver = std::mem::replace(&mut self.driver, Driver::Task(ended));
-        let Driver::Inline(connection) = driver else {
-            // An earlier upload has set a task on it already.
-            self.driver = driver;
+    /// The answer is over: goes back to where it came from, unless something else than an answer came, or the API has
+    /// answered before it had all of what is at hand (RFC 9112 9.3: the rest would have to follow). A body that still streams
+    /// goes on.
+    fn release(mut self: Box<Self>, home: &Arc<Connections>) {
+        let written = self.write(&mut Context::from_waker(Waker::noop()));
+        if written.is_err() || !self.bytes.is_empty() {
             return;
-        };
-        home.dialer.spawn("http1-connection", async move {
-            // How it ended is told by the exchange that was on it.
-            drop(connection.await);
-            drop(over);
-        });
+        }
+        match &self.wire {
+            Wire::Own(_, None) => home.keep(self.emptied()),
+            Wire::Own(_, Some(_)) | Wire::Lost => {}
+            Wire::Halves(..) => {
+                let last = Arc::clone(home);
+                home.dialer.spawn("http1-last-upload", async move {
+                    let written = poll_fn(|cx| match (self.write(cx), &self.wire) {
+                        // Nothing more may come, but for the end.
+                        (Ok(()), Wire::Halves(..)) => self.poll_more(cx).map(|_any| Err(ExchangeError::Closed)),
+                        (written, _) => Poll::Ready(written),
+                    });
+                    if written.await.is_ok() {
+                        last.keep(self.emptied());
+                    }
+                });
+            }
+        }
+    }
+
+    /// As it lies in wait, without a buffer.
+    fn emptied(mut self: Box<Self>) -> Box<Self> {
+        (self.bytes, self.room, self.used) = (BytesMut::new(), FIRST_ROOM, true);
+        self.heads.restart();
+        self
     }
 }
 
@@ -217,35 +282,6 @@ impl fmt::Debug for H1 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("H1").field("used", &self.used).finish_non_exhaustive()
     }
-}
-
-/// Whether the upstream says that it closes the connection behind this answer (RFC 9112 9.3).
-fn is_last(response: &Response<Incoming>) -> bool {
-    let says = |word| fields::lists(response.headers(), &header::CONNECTION, word);
-    says("close") || (response.version() < Version::HTTP_11 && !says("keep-alive"))
-}
-
-/// An answer whose connection is driven by a task, or is over.
-pub(super) fn shared(
-    mut response: Response<Incoming>,
-    place: Option<Taken>,
-) -> Result<Response<UpstreamBody>, Undelivered> {
-    framing::judge(response.status(), response.headers_mut()).map_err(Undelivered::framing)?;
-    Ok(response.map(|incoming| UpstreamBody { incoming, connection: None, place }))
-}
-
-type Failed = hyper::client::conn::TrySendError<Request<OutboundBody>>;
-
-fn undelivered(mut failed: Failed, reused: bool) -> Undelivered {
-    let message = failed.take_message();
-    let error = UpstreamError::http(failed.into_error());
-    let sent = match (message, &error) {
-        (Some(request), _) => Sent::Nothing(Box::new(request)),
-        // An answer that cannot be read is one all the same.
-        (None, UpstreamError::Http(error)) if reused && !error.is_parse() => Sent::OnReusedConnection,
-        (None, _) => Sent::Something,
-    };
-    Undelivered { error, sent }
 }
 
 /// The bytes of a connection after a 101.
@@ -270,72 +306,86 @@ impl fmt::Debug for Switched {
 
 /// A response body, and the connection it comes on.
 #[derive(Debug)]
-pub struct UpstreamBody {
-    incoming: Incoming,
-    /// Until the body has ended.
-    connection: Option<(H1, Arc<Connections>)>,
-    #[expect(dead_code, reason = "held for its drop: the stream takes its place until then")]
-    place: Option<Taken>,
+pub struct UpstreamBody(Source);
+
+#[derive(Debug)]
+enum Source {
+    Http1 {
+        content: Content,
+        /// Until the content has ended.
+        exchange: Option<(Box<H1>, Arc<Connections>)>,
+    },
+    Http2 {
+        incoming: Incoming,
+        #[expect(dead_code, reason = "held for its drop: the stream takes its place until then")]
+        place: Taken,
+    },
 }
 
 impl UpstreamBody {
-    fn new(incoming: Incoming, connection: H1, home: Arc<Connections>) -> Self {
-        let mut body = Self { incoming, connection: Some((connection, home)), place: None };
-        body.release_at_end();
-        body
+    pub(super) fn http2(incoming: Incoming, place: Taken) -> Self {
+        Self(Source::Http2 { incoming, place })
     }
 
     fn release_at_end(&mut self) {
-        if self.incoming.is_end_stream() {
-            self.release();
+        if let Source::Http1 { content, exchange } = &mut self.0
+            && content.is_over()
+            && let Some((connection, home)) = exchange.take()
+        {
+            connection.release(&home);
         }
     }
+}
 
-    /// Puts the connection back; its exchange is over. Whoever takes it next polls it, and it learns that by then: polled
-    /// now, it would want a second read buffer, because the last bytes of the answer still lie in its own. Only behind a body
-    /// it is polled, which tells whether that has gone out.
-    fn release(&mut self) {
-        if let Some((mut connection, home)) = self.connection.take()
-            && connection.is_done()
-        {
-            home.keep(connection);
+/// The next piece of an answer; `None` at its end.
+fn poll_piece(
+    content: &mut Content,
+    connection: &mut H1,
+    cx: &mut Context<'_>,
+) -> Poll<Result<Option<Frame<Bytes>>, ExchangeError>> {
+    connection.write(cx)?;
+    loop {
+        let piece = content.next(&mut connection.bytes, connection.most.fields)?;
+        if piece.is_some() || content.is_over() {
+            return Poll::Ready(Ok(piece));
+        }
+        if ready!(connection.poll_more(cx))? == 0 {
+            return Poll::Ready(if content.close() { Ok(None) } else { Err(ExchangeError::Closed) });
         }
     }
 }
 
 impl Body for UpstreamBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = ExchangeError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let this = &mut *self;
-        let mut frame = Pin::new(&mut this.incoming).poll_frame(cx);
-        if frame.is_pending()
-            && let Some((connection, _)) = &mut this.connection
-        {
-            // Whether it ended or not, what it read is now in the body.
-            let ended = connection.driver.poll_ended(cx).is_ready();
-            frame = Pin::new(&mut this.incoming).poll_frame(cx);
-            if ended {
-                this.connection = None;
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ExchangeError>>> {
+        match &mut self.0 {
+            Source::Http1 { content, exchange } => {
+                let Some((connection, _)) = exchange else { return Poll::Ready(None) };
+                let piece = ready!(poll_piece(content, connection, cx));
+                if piece.is_err() {
+                    *exchange = None;
+                } else {
+                    self.release_at_end();
+                }
+                Poll::Ready(piece.transpose())
             }
+            Source::Http2 { incoming, .. } => Pin::new(incoming).poll_frame(cx).map_err(ExchangeError::Http2),
         }
-        match &frame {
-            // Nothing comes after trailers, and nobody may ask whether something does.
-            Poll::Ready(Some(Ok(frame))) if frame.is_trailers() => this.release(),
-            Poll::Ready(Some(Ok(_))) => this.release_at_end(),
-            Poll::Ready(None) => this.release(),
-            Poll::Ready(Some(Err(_))) => this.connection = None,
-            Poll::Pending => {}
-        }
-        frame
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        match &self.0 {
+            Source::Http1 { content, .. } => content.is_over(),
+            Source::Http2 { incoming, .. } => incoming.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        match &self.0 {
+            Source::Http1 { content, .. } => content.length().map(SizeHint::with_exact).unwrap_or_default(),
+            Source::Http2 { incoming, .. } => incoming.size_hint(),
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -18,14 +18,13 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::census::{Open, Tally};
-use super::interim::{Begins, Counted, Interim};
+use super::interim::Counted;
 use super::shared::Most;
 use super::tunnel::{self, ProxyFault};
 use super::{Form, Names, UpstreamError, race};
 use crate::egress::ProxyUrl;
 use crate::egress::bounds::{self, NamedBy};
 use crate::message::body::OutboundBody;
-use crate::message::fields::HYPERS_MOST;
 use crate::route::Origin;
 use crate::route::upstream::HostPort;
 use crate::tasks::Tasks;
@@ -34,11 +33,8 @@ use crate::tasks::Tasks;
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
 
-pub(super) type H1Sender = http1::SendRequest<OutboundBody>;
-pub(super) type H1Driver = http1::Connection<TokioIo<Stream>, OutboundBody>;
-
 pub(super) enum Established {
-    Http1(H1Sender, Box<H1Driver>, Begins),
+    Http1(Stream),
     Http2(http2::SendRequest<OutboundBody>),
 }
 
@@ -82,12 +78,12 @@ impl Dialer {
         let (names, named_by) = (&self.names, self.named_by);
         let reach = Reach { names, named_by, dns_timeout: *dns_timeout, connect_timeout: *connect_timeout };
         let tcp = reach.host(dial, via.as_ref()).await?;
-        let Some(tls) = &self.tls else { return self.http1(Io::Plain(tcp)).await };
+        let Some(tls) = &self.tls else { return Ok(self.http1(Io::Plain(tcp))) };
         let stream = self.handshake(tls, tcp).await?;
         if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
             self.http2(stream, most.clone()).await
         } else {
-            self.http1(Io::Tls(Box::new(stream))).await
+            Ok(self.http1(Io::Tls(Box::new(stream))))
         }
     }
 
@@ -106,20 +102,8 @@ impl Dialer {
             .map_err(failed)
     }
 
-    async fn http1(&self, io: Io) -> Result<Established, UpstreamError> {
-        let begins = Begins::default();
-        let interim = Interim::new(self.origin.answers.interim, begins.clone());
-        let stream = Stream { io, interim, hears: Hears::Yes, open: self.tally.open() };
-        let mut builder = http1::Builder::new();
-        if self.origin.answers.fields != HYPERS_MOST {
-            builder.max_headers(self.origin.answers.fields);
-        }
-        builder
-            .max_buf_size(self.origin.answers.head as usize)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map(|(sender, driver)| Established::Http1(sender, Box::new(driver), begins))
-            .map_err(UpstreamError::Http)
+    fn http1(&self, io: Io) -> Established {
+        Established::Http1(Stream { io, hears: Hears::Yes, open: self.tally.open() })
     }
 
     async fn http2(&self, stream: TlsStream<TcpStream>, most: Most) -> Result<Established, UpstreamError> {
@@ -134,8 +118,7 @@ impl Dialer {
             .max_header_list_size(answers.head)
             // Large, and part of every request that waits for a connection.
             .handshake(TokioIo::new(Box::new(Counted::new(stream, answers.interim))))
-            .await
-            .map_err(UpstreamError::Http)?;
+            .await?;
         let open = self.tally.open();
         let dial = self.origin.dial.clone();
         self.tasks.spawn("http2-connection", async move {
@@ -234,7 +217,6 @@ impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Executo
 #[derive(Debug)]
 pub(super) struct Stream {
     io: Io,
-    interim: Interim,
     hears: Hears,
     #[expect(dead_code, reason = "held for its drop: the connection counts until then")]
     open: Open,
@@ -283,19 +265,17 @@ fn is_closed_by_peer(error: &io::Error) -> bool {
 
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let (stream, before) = (self.get_mut(), buffer.filled().len());
-        ready!(match &mut stream.io {
+        match &mut self.get_mut().io {
             Io::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
             Io::Tls(stream) => {
-                // hyper asks seven times for an answer, mostly in vain; the socket says so in a third of the time.
+                // Who waits for an answer asks once before it is there; the socket says so in a third of the time.
                 let (socket, session) = stream.get_ref();
                 if session.wants_read() {
                     ready!(socket.poll_read_ready(cx))?;
                 }
                 Pin::new(stream).poll_read(cx, buffer)
             }
-        })?;
-        Poll::Ready(stream.interim.look(buffer.filled().get(before..).unwrap_or_default()))
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use http::Request;
 
 use super::tunnel::ProxyFault;
 use crate::egress::ProxyUrl;
-use crate::message::body::OutboundBody;
+use crate::message::body::{BrokenOff, OutboundBody};
 use crate::message::framing::FramingError;
 use crate::route::upstream::HostPort;
 
@@ -94,15 +94,35 @@ pub enum UpstreamError {
     /// It answered 101 to a request that asked for no other protocol, or not as RFC 6455 wants it.
     #[error("the upstream switched protocols, which nobody asked for")]
     Switched,
-    /// Interim answers without end.
-    #[error("the upstream sent more than {0} interim answers (1xx) to one request (max_interim)")]
-    TooManyInterim(u32),
-    /// The head of its answer breaks a rule that hyper does not know.
+    /// What came is no answer, or not one that can be passed on.
     #[error("reading the upstream's answer")]
     Framing(#[source] FramingError),
     /// The exchange broke.
     #[error("exchanging HTTP")]
-    Http(#[source] hyper::Error),
+    Http(#[source] ExchangeError),
+}
+
+/// Why an exchange broke.
+#[derive(Debug, thiserror::Error)]
+pub enum ExchangeError {
+    /// The upstream's bytes are no answer.
+    #[error("reading the upstream's answer")]
+    Framing(#[from] FramingError),
+    /// The connection broke.
+    #[error("the connection broke")]
+    Io(#[source] io::Error),
+    /// It has ended before the answer had.
+    #[error("the upstream closed the connection before its answer was whole")]
+    Closed,
+    /// Bytes came before there was anything to answer.
+    #[error("the upstream sent bytes before it was asked")]
+    Unasked,
+    /// Our request's body ended early.
+    #[error(transparent)]
+    BrokenOff(#[from] BrokenOff),
+    /// Over HTTP/2.
+    #[error(transparent)]
+    Http2(#[from] hyper::Error),
 }
 
 /// How a send failed, and whether the request may be sent again.
@@ -128,20 +148,33 @@ pub enum Sent {
     Something,
 }
 
-impl UpstreamError {
-    /// An exchange that broke, or that we broke off.
-    pub(super) fn http(error: hyper::Error) -> Self {
+impl From<ExchangeError> for UpstreamError {
+    fn from(error: ExchangeError) -> Self {
+        match error {
+            ExchangeError::Framing(error) => Self::Framing(error),
+            error @ (ExchangeError::Io(_)
+            | ExchangeError::Closed
+            | ExchangeError::Unasked
+            | ExchangeError::BrokenOff(_)
+            | ExchangeError::Http2(_)) => Self::Http(error),
+        }
+    }
+}
+
+/// Over HTTP/2: an exchange that broke, or that we broke off.
+impl From<hyper::Error> for UpstreamError {
+    fn from(error: hyper::Error) -> Self {
         let ours = error.source().and_then(|source| source.downcast_ref::<io::Error>());
         match ours.and_then(io::Error::get_ref).and_then(|ours| ours.downcast_ref()) {
-            Some(Self::TooManyInterim(most)) => Self::TooManyInterim(*most),
-            _ => Self::Http(error),
+            Some(ours) => Self::Framing(*ours),
+            None => Self::Http(error.into()),
         }
     }
 }
 
 impl Undelivered {
-    /// An answer came, and cannot be used.
-    pub(super) fn framing(error: FramingError) -> Self {
-        Self { error: UpstreamError::Framing(error), sent: Sent::Something }
+    /// Something was sent, and perhaps answered.
+    pub(super) fn broken(error: impl Into<UpstreamError>) -> Self {
+        Self { error: error.into(), sent: Sent::Something }
     }
 }

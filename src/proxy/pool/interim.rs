@@ -1,106 +1,21 @@
-//! Counting the interim answers (1xx) to one request.
+//! Counting the interim answers (1xx) to one request over HTTP/2.
 //!
-//! hyper swallows them and goes on for as long as they come: two million were seen (docs/rules.md 1.6). So an upstream's bytes
-//! are looked at on their way to it: the beginnings of heads over HTTP/1, the headers of frames over HTTP/2. (hyper's own
-//! callback for the former costs six allocations a request.)
+//! hyper swallows them and goes on for as long as they come: two million were seen (docs/rules.md 1.6). So the headers of
+//! frames are looked at on their way to it.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::UpstreamError;
+use crate::message::framing::FramingError;
 
 /// What `most` being exceeded looks like to hyper.
 fn exceeded(most: u32) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, UpstreamError::TooManyInterim(most))
-}
-
-/// Tells the reader of a connection that a request begins.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Begins(Arc<AtomicBool>);
-
-impl Begins {
-    /// What comes from here on answers another request.
-    pub(super) fn tell(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// The heads of answers on an HTTP/1 connection, as far as they are looked at.
-#[derive(Debug)]
-pub(super) struct Interim {
-    most: u32,
-    begins: Begins,
-    number: u32,
-    at: At,
-}
-
-/// Where in the bytes of an answer.
-#[derive(Clone, Copy, Debug)]
-enum At {
-    /// In the line that begins a head; so much of it is there.
-    Status([u8; STATUS], usize),
-    /// In the fields of an interim head; at the beginning of a line, or not.
-    Fields { line: bool },
-    /// Behind the last head that counts.
-    Past,
-}
-
-/// As much of a status line as tells an interim answer from others.
-const STATUS: usize = "HTTP/1.1 101".len();
-
-impl Interim {
-    /// Admits `most` to each of the requests that `begins` tells of.
-    pub(super) fn new(most: u32, begins: Begins) -> Self {
-        Self { most, begins, number: 0, at: At::Past }
-    }
-
-    /// Looks at bytes on their way.
-    ///
-    /// # Errors
-    /// One that says so, once there are too many.
-    pub(super) fn look(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.begins.0.load(Ordering::Relaxed) {
-            self.begins.0.store(false, Ordering::Relaxed);
-            (self.number, self.at) = (0, At::Status([0; STATUS], 0));
-        }
-        if matches!(self.at, At::Past) {
-            return Ok(());
-        }
-        for byte in bytes {
-            self.at = match self.at {
-                At::Past => return Ok(()),
-                // hyper takes empty lines before a head.
-                At::Status(_, 0) if matches!(byte, b'\r' | b'\n') => continue,
-                At::Status(mut line, filled) => {
-                    if let Some(place) = line.get_mut(filled) {
-                        *place = *byte;
-                    }
-                    if filled + 1 < STATUS { At::Status(line, filled + 1) } else { self.head(line)? }
-                }
-                At::Fields { line: true } if *byte == b'\n' => At::Status([0; STATUS], 0),
-                At::Fields { line: true } if *byte == b'\r' => At::Fields { line: true },
-                At::Fields { .. } => At::Fields { line: *byte == b'\n' },
-            };
-        }
-        Ok(())
-    }
-
-    /// What comes behind the beginning of a head.
-    fn head(&mut self, line: [u8; STATUS]) -> io::Result<At> {
-        // 101 is the last answer in HTTP.
-        if line.get(STATUS - 3) != Some(&b'1') || line.ends_with(b"101") {
-            return Ok(At::Past);
-        }
-        self.number += 1;
-        if self.number > self.most { Err(exceeded(self.most)) } else { Ok(At::Fields { line: false }) }
-    }
+    io::Error::new(io::ErrorKind::InvalidData, FramingError::TooManyInterim(most))
 }
 
 /// An upstream's bytes in HTTP/2, which end when one of its answers has too many heads.
@@ -242,25 +157,6 @@ mod tests {
     fn frame(kind: u8, flags: u8, stream: u8, payload: usize) -> Vec<u8> {
         let length = u8::try_from(payload).unwrap();
         [&[0, 0, length, kind, flags, 0, 0, 0, stream][..], &vec![HEADERS; payload]].concat()
-    }
-
-    #[test]
-    fn heads_before_the_last_are_counted_however_the_bytes_are_cut() {
-        let heads = |number| "HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\nHTTP/1.0 100\n\r\n\r\n".repeat(number);
-        // What follows the last head is no head, whatever it looks like.
-        let last = format!("HTTP/1.1 200 OK\r\n\r\n{}", heads(9));
-        for size in [1, 2, 11, 12, 13, 1_000] {
-            let begins = Begins::default();
-            let mut interim = Interim::new(4, begins.clone());
-            let mut admits = |text: String| {
-                begins.tell();
-                text.as_bytes().chunks(size).all(|piece| interim.look(piece).is_ok())
-            };
-            assert!(admits(heads(2) + &last) && admits(heads(2) + &last), "{size}: each request has its own");
-            assert!(admits(heads(2) + "HTTP/1.1 101 Switching\r\n\r\n" + &heads(9)), "{size}");
-            assert!(!admits(heads(2) + "HTTP/1.1 199\r\n\r\n" + &last), "{size}");
-            assert!(!admits(heads(3)), "{size}");
-        }
     }
 
     #[test]

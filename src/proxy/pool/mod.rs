@@ -1,8 +1,8 @@
 //! Connections to upstreams: kept, shared, and never trusted for long.
 //!
-//! Our own pool on `hyper::client::conn` for three reasons. An HTTP/1 connection is driven by the request that uses it,
-//! without a task of its own. A connection that closes just as it is reused cannot hang a request. And a
-//! request that was not sent comes back whole, so that it may be sent again. Imports `route`, `tls`, `tasks`, `message`.
+//! Our own pool for two reasons. An HTTP/1 connection is driven by the request that uses it, without a task of its own
+//! ([`connection`]). And what is known of a request that was not answered is known exactly, which decides whether it may be
+//! sent again. Over HTTP/2, hyper's client has the connection. Imports `route`, `tls`, `tasks`, `message`.
 
 mod census;
 mod checkout;
@@ -12,6 +12,7 @@ pub mod elsewhere;
 mod error;
 mod interim;
 mod names;
+mod outgoing;
 mod race;
 mod retries;
 mod shared;
@@ -33,7 +34,7 @@ pub use self::checkout::{Answered, Checkout, Form};
 use self::connection::H1;
 pub use self::connection::{Switched, UpstreamBody};
 use self::dial::{Dialer, Established};
-pub use self::error::{Sent, Undelivered, UpstreamError};
+pub use self::error::{ExchangeError, Sent, Undelivered, UpstreamError};
 pub use self::names::Names;
 use self::retries::Retries;
 use self::shared::{Most, Shared};
@@ -148,7 +149,7 @@ enum Speaks {
 
 #[derive(Debug)]
 struct Idle {
-    connection: H1,
+    connection: Box<H1>,
     since: Instant,
 }
 
@@ -280,9 +281,9 @@ impl Connections {
     async fn establish(&self) -> Result<Ready, UpstreamError> {
         let until = Instant::now() + jittered(self.origin().max_connection_age);
         match self.dialer.establish(&self.most).await? {
-            Established::Http1(sender, driver, begins) => {
+            Established::Http1(stream) => {
                 lock(&self.kept).speaks = Speaks::Http1;
-                Ok(Ready::Http1(H1::new(sender, driver, begins, until)))
+                Ok(Ready::Http1(H1::new(stream, self.origin().answers, until)))
             }
             Established::Http2(sender) => {
                 let (shared, place) = Shared::begin(sender, until, &self.most);
@@ -295,7 +296,7 @@ impl Connections {
     }
 
     /// Keeps a connection whose exchange is over, unless its time is, too.
-    fn keep(&self, connection: H1) {
+    fn keep(&self, connection: Box<H1>) {
         let since = Instant::now();
         if since >= connection.until {
             return;

@@ -10,12 +10,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use http::{Request, Response};
+use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use tokio::time::Instant;
 
-use super::connection::{UpstreamBody, shared};
-use super::{Reuse, Sent, Undelivered, UpstreamError};
+use super::connection::UpstreamBody;
+use super::error::ExchangeError;
+use super::{Reuse, Sent, Undelivered};
 use crate::message::body::OutboundBody;
+use crate::message::framing;
 
 /// Requests at the same time on one connection until the upstream has said how many (RFC 9113 6.5.2 asks for no fewer).
 const FIRST: usize = 100;
@@ -135,9 +138,15 @@ impl Place {
         request: Request<OutboundBody>,
     ) -> Result<Response<UpstreamBody>, Undelivered> {
         match self.sender.try_send_request(request).await {
-            Ok(response) => shared(response, Some(self.taken)),
+            Ok(response) => self.answered(response),
             Err(failed) => Err(self.undelivered(failed)),
         }
+    }
+
+    fn answered(self, mut response: Response<Incoming>) -> Result<Response<UpstreamBody>, Undelivered> {
+        let judged = framing::judge(response.status(), response.headers_mut());
+        judged.map_err(|error| Undelivered::broken(ExchangeError::Framing(error)))?;
+        Ok(response.map(|incoming| UpstreamBody::http2(incoming, self.taken)))
     }
 
     fn undelivered(&self, mut failed: Failed) -> Undelivered {
@@ -153,7 +162,7 @@ impl Place {
                 Fate::Gone | Fate::Unknown => Sent::Something,
             },
         };
-        Undelivered { error: UpstreamError::http(failed.into_error()), sent }
+        Undelivered { error: failed.into_error().into(), sent }
     }
 }
 
