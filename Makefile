@@ -105,7 +105,7 @@ fmt:
 # libFuzzer with coverage, as cargo-fuzz builds it but for the sanitizers: nothing here is unsafe, and so the stable
 # compiler will do. Minutes to build; FUZZ_SECONDS each. What fails is left in fuzz/artifacts.
 FUZZ_SECONDS ?= 60
-FUZZ_TARGETS := gate target config token location diagnosis
+FUZZ_TARGETS := gate answer target config token location diagnosis
 FUZZ_FLAGS := --cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
 	-Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
 	-Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1
