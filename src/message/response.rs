@@ -72,6 +72,11 @@ impl Heads {
         Self { most, interim: 0, looked: 0, lines: Vec::new() }
     }
 
+    /// What they may be at most.
+    pub fn most(&self) -> Answers {
+        self.most
+    }
+
     /// Begins with the next answer.
     pub fn restart(&mut self) {
         (self.interim, self.looked) = (0, 0);
@@ -381,12 +386,13 @@ fn trailers(bytes: &mut BytesMut, fields: usize) -> Result<Option<HeaderMap>, Fr
     let (length, trailers) = match httparse::parse_headers(bytes, &mut lines).map_err(FramingError::Trailers)? {
         Status::Partial if bytes.len() < CHUNK_LINES => return Ok(None),
         Status::Complete((length, lines)) if length <= CHUNK_LINES => {
-            let named = lines.iter().map(|line| {
-                let name = HeaderName::from_bytes(line.name.as_bytes()).map_err(|_bad| httparse::Error::HeaderName)?;
-                let value = HeaderValue::from_bytes(line.value).map_err(|_bad| httparse::Error::HeaderValue)?;
-                Ok((name, value))
-            });
-            let trailers: Vec<_> = named.collect::<Result<_, _>>().map_err(FramingError::Trailers)?;
+            let mut trailers = HeaderMap::with_capacity(lines.len());
+            for line in lines {
+                let name = HeaderName::from_bytes(line.name.as_bytes());
+                let name = name.map_err(|_long| FramingError::Trailers(httparse::Error::HeaderName))?;
+                let value = HeaderValue::from_bytes(line.value);
+                trailers.append(name, value.map_err(|_bad| FramingError::Trailers(httparse::Error::HeaderValue))?);
+            }
             (length, trailers)
         }
         Status::Partial | Status::Complete(_) => return Err(FramingError::Trailers(httparse::Error::TooManyHeaders)),
@@ -395,11 +401,7 @@ fn trailers(bytes: &mut BytesMut, fields: usize) -> Result<Option<HeaderMap>, Fr
         return Err(FramingError::Trailers(httparse::Error::NewLine));
     }
     bytes.advance(length);
-    let mut map = HeaderMap::with_capacity(trailers.len());
-    for (name, value) in trailers {
-        map.append(name, value);
-    }
-    Ok(Some(map))
+    Ok(Some(trailers))
 }
 
 #[cfg(test)]

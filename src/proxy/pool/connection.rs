@@ -26,7 +26,7 @@ use super::dial::Stream;
 use super::error::ExchangeError;
 use super::outgoing::Outgoing;
 use super::shared::Taken;
-use super::{Answered, Connections, Sent, Undelivered};
+use super::{Answered, Connections, Sent, Undelivered, UpstreamError};
 use crate::message::body::OutboundBody;
 use crate::message::response::{Answers, Content, Head, Heads};
 
@@ -42,7 +42,6 @@ pub(super) struct H1 {
     bytes: BytesMut,
     /// For as much as comes at once.
     room: usize,
-    most: Answers,
     heads: Heads,
     used: bool,
     /// No new request after this.
@@ -68,7 +67,6 @@ impl H1 {
             wire: Wire::Own(stream, None),
             bytes: BytesMut::new(),
             room: FIRST_ROOM,
-            most,
             heads: Heads::new(most),
             used: false,
             until,
@@ -124,16 +122,14 @@ impl H1 {
     ) -> Result<Answered, Undelivered> {
         self.begin(request, &home)?;
         let head = self.head(&Method::GET).await?;
-        match self.wire {
-            Wire::Own(stream, None) if head.response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                let switched = Switched { stream, first: self.bytes.freeze() };
-                Ok(Answered::Switched(head.response.map(|()| switched)))
-            }
-            wire @ (Wire::Own(..) | Wire::Halves(..) | Wire::Lost) => {
-                self.wire = wire;
-                Ok(Answered::Response(self.answered(head, home)))
-            }
+        if head.response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(Answered::Response(self.answered(head, home)));
         }
+        let Self { wire: Wire::Own(stream, None), bytes, .. } = *self else {
+            // Before it had the request.
+            return Err(Undelivered { error: UpstreamError::Switched, sent: Sent::Something });
+        };
+        Ok(Answered::Switched(head.response.map(|()| Switched { stream, first: bytes.freeze() })))
     }
 
     /// Takes `request`, to be written by and by.
@@ -227,7 +223,7 @@ impl H1 {
         };
         let read = ready!(read).map_err(ExchangeError::Io)?;
         if read == free {
-            self.room = (self.room * 2).min(MOST_ROOM).min(self.most.head as usize);
+            self.room = (self.room * 2).min(MOST_ROOM).min(self.heads.most().head as usize);
         }
         Poll::Ready(Ok(read))
     }
@@ -345,7 +341,7 @@ fn poll_piece(
 ) -> Poll<Result<Option<Frame<Bytes>>, ExchangeError>> {
     connection.write(cx)?;
     loop {
-        let piece = content.next(&mut connection.bytes, connection.most.fields)?;
+        let piece = content.next(&mut connection.bytes, connection.heads.most().fields)?;
         if piece.is_some() || content.is_over() {
             return Poll::Ready(Ok(piece));
         }

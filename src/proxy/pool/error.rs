@@ -173,8 +173,8 @@ impl From<hyper::Error> for UpstreamError {
 }
 
 impl Undelivered {
-    /// Something was sent, and perhaps answered.
-    pub(super) fn broken(error: impl Into<UpstreamError>) -> Self {
-        Self { error: error.into(), sent: Sent::Something }
+    /// An answer came, and cannot be used.
+    pub(super) fn framing(error: FramingError) -> Self {
+        Self { error: UpstreamError::Framing(error), sent: Sent::Something }
     }
 }

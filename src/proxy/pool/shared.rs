@@ -15,7 +15,6 @@ use hyper::client::conn::http2;
 use tokio::time::Instant;
 
 use super::connection::UpstreamBody;
-use super::error::ExchangeError;
 use super::{Reuse, Sent, Undelivered};
 use crate::message::body::OutboundBody;
 use crate::message::framing;
@@ -144,8 +143,7 @@ impl Place {
     }
 
     fn answered(self, mut response: Response<Incoming>) -> Result<Response<UpstreamBody>, Undelivered> {
-        let judged = framing::judge(response.status(), response.headers_mut());
-        judged.map_err(|error| Undelivered::broken(ExchangeError::Framing(error)))?;
+        framing::judge(response.status(), response.headers_mut()).map_err(Undelivered::framing)?;
         Ok(response.map(|incoming| UpstreamBody::http2(incoming, self.taken)))
     }
 
