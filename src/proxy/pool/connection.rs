@@ -1,8 +1,8 @@
 //! One HTTP/1.1 connection and the exchange on it.
 //!
 //! The request's own future drives the connection, and after the head the response's body does: no task, no channel, no
-//! wake-up between threads. Only a request whose body still streams gets a task, which writes: its upload must go on although
-//! nobody reads the response yet. What an answer's bytes mean is in [`response`](crate::message::response), what is
+//! wake-up between threads. Only an upload that is answered before its end gets a task, which writes the rest: it must go on
+//! although nobody may read the answer. What an answer's bytes mean is in [`response`](crate::message::response), what is
 //! written of a request in [`outgoing`](super::outgoing).
 
 use std::fmt;
@@ -105,7 +105,7 @@ impl H1 {
         home: Arc<Connections>,
     ) -> impl Future<Output = Result<Response<UpstreamBody>, Undelivered>> + Send {
         let method = request.method().clone();
-        match self.begin(request, &home) {
+        match self.begin(request) {
             Err(undelivered) => Either::Left(ready(Err(undelivered))),
             Ok(()) => Either::Right(async move {
                 let head = self.head(&method).await?;
@@ -120,7 +120,7 @@ impl H1 {
         request: Request<OutboundBody>,
         home: Arc<Connections>,
     ) -> Result<Answered, Undelivered> {
-        self.begin(request, &home)?;
+        self.begin(request)?;
         let head = self.head(&Method::GET).await?;
         if head.response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Ok(Answered::Response(self.answered(head, home)));
@@ -133,34 +133,19 @@ impl H1 {
     }
 
     /// Takes `request`, to be written by and by.
-    fn begin(&mut self, request: Request<OutboundBody>, home: &Connections) -> Result<(), Undelivered> {
+    fn begin(&mut self, request: Request<OutboundBody>) -> Result<(), Undelivered> {
         // Who takes one that was kept has listened already.
         let heard = if self.used { Ok(()) } else { self.hear() };
-        let stream = match (heard, std::mem::replace(&mut self.wire, Wire::Lost)) {
-            (Ok(()), Wire::Own(stream, None)) => stream,
+        match (heard, &mut self.wire) {
+            (Ok(()), Wire::Own(_, outgoing @ None)) => {
+                *outgoing = Some(Outgoing::new(request));
+                Ok(())
+            }
             (heard, _) => {
                 let error = heard.err().unwrap_or(ExchangeError::Closed).into();
-                return Err(Undelivered { error, sent: Sent::Nothing(Box::new(request)) });
+                Err(Undelivered { error, sent: Sent::Nothing(Box::new(request)) })
             }
-        };
-        let is_at_hand = request.body().is_at_hand();
-        let mut outgoing = Outgoing::new(request);
-        self.wire = if is_at_hand {
-            Wire::Own(stream, Some(outgoing))
-        } else {
-            let (reader, mut writer) = io::split(stream);
-            let (mut written, half) = oneshot::channel();
-            home.dialer.spawn("http1-upload", async move {
-                tokio::select! {
-                    biased;
-                    // The exchange is over, or given up.
-                    () = written.closed() => {}
-                    done = poll_fn(|cx| outgoing.poll(&mut writer, cx)) => drop(written.send(done.map(|()| writer))),
-                }
-            });
-            Wire::Halves(reader, half)
-        };
-        Ok(())
+        }
     }
 
     /// Waits for the head of the answer.
@@ -211,6 +196,28 @@ impl H1 {
         Ok(())
     }
 
+    /// Leaves what is to come of an upload to a task.
+    fn upload_apart(&mut self, home: &Connections) {
+        let (stream, mut outgoing) = match std::mem::replace(&mut self.wire, Wire::Lost) {
+            Wire::Own(stream, Some(outgoing)) if outgoing.streams() => (stream, outgoing),
+            wire => {
+                self.wire = wire;
+                return;
+            }
+        };
+        let (reader, mut writer) = io::split(stream);
+        let (mut written, half) = oneshot::channel();
+        home.dialer.spawn("http1-upload", async move {
+            tokio::select! {
+                biased;
+                // The exchange is over, or given up.
+                () = written.closed() => {}
+                done = poll_fn(|cx| outgoing.poll(&mut writer, cx)) => drop(written.send(done.map(|()| writer))),
+            }
+        });
+        self.wire = Wire::Halves(reader, half);
+    }
+
     /// Reads more; 0 at the end.
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, ExchangeError>> {
         self.bytes.reserve(self.room);
@@ -234,6 +241,9 @@ impl H1 {
         if !persists {
             self.until = Instant::now();
         }
+        if !content.is_over() {
+            self.upload_apart(&home);
+        }
         let mut body = UpstreamBody(Source::Http1 { content, exchange: Some((self, home)) });
         body.release_at_end();
         response.map(|()| body)
@@ -249,13 +259,15 @@ impl H1 {
         }
         match &self.wire {
             Wire::Own(_, None) => home.keep(self.emptied()),
-            Wire::Own(_, Some(_)) | Wire::Lost => {}
-            Wire::Halves(..) => {
+            Wire::Own(_, Some(outgoing)) if !outgoing.streams() => {}
+            Wire::Lost => {}
+            Wire::Own(_, Some(_)) | Wire::Halves(..) => {
                 let last = Arc::clone(home);
                 home.dialer.spawn("http1-last-upload", async move {
                     let written = poll_fn(|cx| match (self.write(cx), &self.wire) {
+                        (Ok(()), Wire::Own(_, None)) => Poll::Ready(Ok(())),
                         // Nothing more may come, but for the end.
-                        (Ok(()), Wire::Halves(..)) => self.poll_more(cx).map(|_any| Err(ExchangeError::Closed)),
+                        (Ok(()), _) => self.poll_more(cx).map(|_any| Err(ExchangeError::Closed)),
                         (written, _) => Poll::Ready(written),
                     });
                     if written.await.is_ok() {

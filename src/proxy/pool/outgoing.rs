@@ -47,6 +47,11 @@ impl Outgoing {
         Self { before, piece: Bytes::new(), behind: b"", coding, body: request.into_body(), ended }
     }
 
+    /// Whether its body comes from elsewhere, and perhaps not soon.
+    pub(super) fn streams(&self) -> bool {
+        !self.body.is_at_hand()
+    }
+
     /// Writes as much as goes; ready when all of it is out.
     pub(super) fn poll(
         &mut self,
