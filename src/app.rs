@@ -218,7 +218,7 @@ impl Sidecar {
         let parts = Parts::try_new(&compiled, None, &ground)?;
         let roster = Roster::new(parts.credentials.clone(), parts.cache.clone());
         registry.register_collector(Box::new(CredentialMetrics::new(roster.clone())));
-        let standing = Standing::new(compiled.hash.to_string(), clock.now().wall);
+        let standing = Standing::new(compiled.hash.to_string(), clock.wall());
         registry.register_collector(Box::new(standing.clone()));
         lost_lines.register(&mut registry);
         let budget = Budget::new(compiled.proxy.buffer_budget.0, compiled.proxy.buffer_wait);

@@ -45,7 +45,12 @@ impl Clock {
 
     /// Now, on both clocks.
     pub fn now(&self) -> Moment {
-        Moment { wall: (self.0)(), monotonic: Instant::now() }
+        Moment { wall: self.wall(), monotonic: Instant::now() }
+    }
+
+    /// The time of day alone.
+    pub fn wall(&self) -> SystemTime {
+        (self.0)()
     }
 }
 

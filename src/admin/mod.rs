@@ -189,7 +189,7 @@ impl Admin {
             Pages::All => standing.describe(),
             Pages::Probes => standing.summary(),
         });
-        let now = clock.now().wall;
+        let now = clock.wall();
         let statuses = self.board.statuses();
         for status in &statuses {
             match pages {

@@ -103,7 +103,7 @@ impl Live {
             tracing::warn!(keys = postponed.join(", "), "changed, and read only at a start: restart to have them");
         }
         let (hash, routes) = (compiled.hash.to_string(), compiled.routes.len());
-        let generation = self.standing.applied(hash.clone(), self.ground.clock.now().wall, postponed);
+        let generation = self.standing.applied(hash.clone(), self.ground.clock.wall(), postponed);
         tracing::info!(generation, hash, routes, "a new config is served");
         (self.settings, self.parts) = (compiled.server, parts);
         Ok(())

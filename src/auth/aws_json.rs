@@ -184,7 +184,7 @@ impl AwsJson {
             service: service.signing_name.to_owned(),
             payload: PayloadSigning::Signed,
         };
-        sigv4::authorize(&unsigned, &keys.identity, &scope, self.clock.now().wall)
+        sigv4::authorize(&unsigned, &keys.identity, &scope, self.clock.wall())
     }
 }
 

@@ -395,7 +395,7 @@ impl Attempt<'_> {
 
     async fn prove(&self, asked: BTreeMap<String, String>, responses: &mut Parameters) -> Result<(), FetchError> {
         let (login, password) = (Arc::clone(&self.srp), self.secrets.password.clone());
-        let (pool_id, now) = (self.source.user.user_pool_id.clone(), self.source.clock.now().wall);
+        let (pool_id, now) = (self.source.user.user_pool_id.clone(), self.source.clock.wall());
         let proof = off_the_runtime(move || {
             let parameter = |name: &str| asked.get(name).map_or("", String::as_str);
             let challenge = srp::Challenge {
@@ -417,7 +417,7 @@ impl Attempt<'_> {
 
     fn code(&self, challenge: &str) -> Result<Zeroizing<String>, FetchError> {
         let seed = self.secrets.totp_seed.as_ref().ok_or_else(|| self.source.unmet(challenge))?;
-        match self.source.totp.code(seed, self.source.clock.now().wall) {
+        match self.source.totp.code(seed, self.source.clock.wall()) {
             Ok(code) => Ok(Zeroizing::new(code)),
             Err(NoCode::Used(next)) => Err(self.source.code_used(next)),
             Err(NoCode::Seed) => Err(self.source.unmet(challenge)),

@@ -315,7 +315,7 @@ fn check(compiled: &Compiled, online: bool) -> ExitCode {
         Err(error) => return complain(&format!("starting the runtime: {error}"), FAILED),
     };
     for (status, owner) in &statuses {
-        let _infallible = writeln!(text, "{}", status.report(clock.now().wall, owner.as_deref()));
+        let _infallible = writeln!(text, "{}", status.report(clock.wall(), owner.as_deref()));
     }
     let cache = match runtime().map(|runtime| runtime.block_on(Box::pin(try_cache(compiled, &clock)))) {
         Ok(Ok(cache)) => cache,

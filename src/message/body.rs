@@ -74,7 +74,7 @@ impl OutboundBody {
     /// A body that passes as it comes; `upload` tells how far it is. Up to `most_kept` bytes are kept to be sent once more.
     pub fn streaming(incoming: Incoming, idle: Duration, most_kept: usize, upload: Arc<Upload>) -> Self {
         if incoming.is_end_stream() {
-            upload.set(Turn::Over);
+            upload.be_over();
             return Self::empty();
         }
         let small = incoming.size_hint().lower() <= most_kept as u64;

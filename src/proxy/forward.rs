@@ -15,7 +15,6 @@ use super::pool::{Answered, Connections, Reuse, Sent, Undelivered, UpstreamError
 use super::record::Exchange;
 use super::rewrite::{Purpose, Sealed};
 use crate::message::body::{OutboundBody, Turn, Upload};
-use crate::telemetry::phases::Phase;
 
 /// A request that got no answer.
 #[derive(Debug)]
@@ -60,14 +59,14 @@ pub async fn send(
     limit: Duration,
     exchange: &mut Exchange,
 ) -> Result<Answered, Failure> {
-    exchange.enters(Phase::Connect);
     let checkout = match connections.checkout(reuse).await {
         Ok(checkout) => checkout,
         // Asking again would only let a name server change its mind.
         Err(error @ UpstreamError::OffLimits { .. }) => return Err(Failure::Final(error)),
         Err(error) => return Err(Failure::Unreached(sealed.into_body(), error)),
     };
-    exchange.sending(checkout.connection());
+    let begun = Instant::now();
+    exchange.sending(checkout.connection(), begun);
     let (upload, purpose) = (sealed.upload(), sealed.purpose());
     let request = sealed.into_request(connections.origin(), connections.host(), checkout.form());
     // Sent before the future that waits for the answer begins, which has no room for the request then.
@@ -98,14 +97,13 @@ pub async fn send(
                 Sent::Something => Failure::Final(error),
             }),
         },
-        () = overdue(&upload, limit) => Err(Failure::Final(UpstreamError::ResponseTimeout(limit))),
+        () = overdue(&upload, begun, limit) => Err(Failure::Final(UpstreamError::ResponseTimeout(limit))),
     }
 }
 
-/// Ready when the upstream has had `limit` to answer, or to take the next piece of the body. While the client is the
-/// one who keeps an upload waiting, its own timer runs, not this one.
-async fn overdue(upload: &Upload, limit: Duration) {
-    let mut since = Instant::now();
+/// Ready when the upstream has had `limit` from `since` on to answer, or to take the next piece of the body. While the
+/// client is the one who keeps an upload waiting, its own timer runs, not this one.
+async fn overdue(upload: &Upload, mut since: Instant, limit: Duration) {
     loop {
         sleep_until(since + limit).await;
         let moved = upload.moved();

@@ -50,7 +50,7 @@ impl Proxy {
             (Lead::There(via), _) => via,
             (Lead::Here(Speech::Plain), _) => return Ok(Passed::Intercept(client, to, None)),
             (Lead::Here(Speech::Tls), Some(mint)) => {
-                let tls = mint.server_config(&to.host, self.clock.now().wall).map_err(ProxyError::Certificate)?;
+                let tls = mint.server_config(&to.host, self.clock.wall()).map_err(ProxyError::Certificate)?;
                 return Ok(Passed::Intercept(client, to, Some(tls)));
             }
             // There is one wherever that is the policy.

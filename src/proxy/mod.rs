@@ -329,7 +329,7 @@ impl Proxy {
 
     fn explain(&self, diagnosis: Option<Diagnosis>, exchange: &mut Exchange) {
         let (Some(diagnosis), Some(route)) = (diagnosis, exchange.route()) else { return };
-        self.causes.note(route, &diagnosis, self.clock.now().wall);
+        self.causes.note(route, &diagnosis, self.clock.wall());
         exchange.explained(diagnosis);
     }
 
@@ -479,12 +479,12 @@ impl Proxy {
         let LiveRoute { route, scheme, .. } = to;
         let connections = to.connections(outbound.purpose());
         let upload = Arc::clone(outbound.upload());
-        let begun = Instant::now();
         let mut attempt = Attempt::First;
+        let mut first = None;
         loop {
             let offset = connections.skew().known();
-            let now = || offset.correct(self.clock.now().wall);
-            exchange.enters(Phase::Credential);
+            let now = || offset.correct(self.clock.wall());
+            exchange.enters(Phase::Credential, Instant::now());
             let grant = match scheme {
                 None => Grant::nothing(),
                 Some(scheme) => {
@@ -496,6 +496,8 @@ impl Proxy {
             let generation = grant.generation();
             let (sealed, spare) = outbound.seal(grant);
             let sent = self.clock.now();
+            exchange.enters(Phase::Connect, sent.monotonic);
+            let begun = *first.get_or_insert(sent.monotonic);
             // A WebSocket's connection ends with it, so it begins with it too.
             let may_reuse = attempt == Attempt::First && sealed.purpose() == Purpose::Answer;
             let reuse = if may_reuse { Reuse::Allowed } else { Reuse::NewerThan(begun) };

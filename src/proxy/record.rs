@@ -133,11 +133,11 @@ impl Exchange {
         self.lane = self.metrics.change(&self.lane, route);
     }
 
-    /// It waits for something else from now on.
-    pub fn enters(&mut self, phase: Phase) {
-        self.phases.enter(phase);
+    /// It waits for something else from `now` on.
+    pub fn enters(&mut self, phase: Phase, now: Instant) {
+        self.phases.enter(phase, now);
         if let Some(span) = self.span() {
-            span.enters(phase, Instant::now());
+            span.enters(phase, now);
         }
     }
 
@@ -149,9 +149,9 @@ impl Exchange {
         }
     }
 
-    /// It is being sent, on such a connection.
-    pub fn sending(&mut self, connection: Connection) {
-        self.enters(Phase::FirstByte);
+    /// It is being sent from `now` on, on such a connection.
+    pub fn sending(&mut self, connection: Connection, now: Instant) {
+        self.enters(Phase::FirstByte, now);
         self.lane.connected(connection);
         self.connection = Some(connection);
         self.sends = self.sends.saturating_add(1);
@@ -174,7 +174,7 @@ impl Exchange {
 
     /// An answer with this status is on its way to the client.
     pub fn answering(&mut self, status: StatusCode) {
-        self.enters(Phase::Body);
+        self.enters(Phase::Body, Instant::now());
         self.status = Some(status);
     }
 

@@ -54,7 +54,7 @@ where
             return self.others.format_event(context, writer, event);
         }
         let mut line = Line { style: self.style, text: String::with_capacity(USUAL) };
-        line.begin(*metadata.level(), Civil::of(self.clock.now().wall));
+        line.begin(*metadata.level(), Civil::of(self.clock.wall()));
         event.record(&mut line);
         line.end();
         writer.write_str(&line.text)

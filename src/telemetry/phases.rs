@@ -54,9 +54,9 @@ impl Phases {
         Self { started, since: started, now: Phase::Receive, spent: [0; 5] }
     }
 
-    /// From now on time goes to `next`.
-    pub fn enter(&mut self, next: Phase) {
-        self.settle(Instant::now());
+    /// From `now` on time goes to `next`.
+    pub fn enter(&mut self, next: Phase, now: Instant) {
+        self.settle(now);
         self.now = next;
     }
 
@@ -89,7 +89,7 @@ mod tests {
         for (phase, seconds) in [(Phase::Credential, 1), (Phase::Connect, 2), (Phase::Credential, 3), (Phase::Body, 4)]
         {
             tokio::time::advance(second * seconds).await;
-            phases.enter(phase);
+            phases.enter(phase, Instant::now());
         }
         tokio::time::advance(second * 5).await;
         let (took, spent) = phases.end(Instant::now());

@@ -443,7 +443,7 @@ async fn a_token_that_lives_is_not_fetched_again_because_its_secret_changed() {
 async fn a_report_says_which_outage_would_go_unnoticed() {
     let (token, _) = token(|_| (Duration::ZERO, Give(HOUR)));
     token.get().await.unwrap();
-    let report = token.status().report(token.clock.now().wall, Some("client1"));
+    let report = token.status().report(token.clock.wall(), Some("client1"));
     assert_eq!(
         report,
         "credential \"test\": valid for 3600 s\n  scripted\n  principal: client1\n  rides out an outage of 12 min, whenever it begins"

@@ -160,6 +160,11 @@ impl Upload {
         }
     }
 
+    /// There is nothing to pass.
+    pub(super) fn be_over(&self) {
+        self.turn.store(Turn::Over as u8, Ordering::Relaxed);
+    }
+
     pub(super) fn set(&self, turn: Turn) {
         self.turn.store(turn as u8, Ordering::Relaxed);
         let since = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
