@@ -83,6 +83,17 @@ impl H1 {
         self.hear().is_ok()
     }
 
+    /// Has its socket watched `here`, by the runtime of the thread that calls.
+    pub(super) fn settle(&mut self, here: runtime::Id) {
+        // What cannot settle serves from afar.
+        if let Wire::Own(stream, _) = &mut self.wire
+            && self.worker != here
+            && stream.settle().is_ok()
+        {
+            self.worker = here;
+        }
+    }
+
     /// Listens for what a connection must not say between two exchanges.
     fn hear(&mut self) -> Result<(), ExchangeError> {
         let Wire::Own(stream, None) = &mut self.wire else { return Err(ExchangeError::Closed) };
@@ -198,13 +209,11 @@ impl H1 {
 
     /// Leaves what is to come of an upload to a task.
     fn upload_apart(&mut self, home: &Connections) {
-        let (stream, mut outgoing) = match std::mem::replace(&mut self.wire, Wire::Lost) {
-            Wire::Own(stream, Some(outgoing)) if outgoing.streams() => (stream, outgoing),
-            wire => {
-                self.wire = wire;
-                return;
-            }
-        };
+        if !matches!(&self.wire, Wire::Own(_, Some(outgoing)) if outgoing.streams()) {
+            return;
+        }
+        let wire = std::mem::replace(&mut self.wire, Wire::Lost);
+        let Wire::Own(stream, Some(mut outgoing)) = wire else { return };
         let (reader, mut writer) = io::split(stream);
         let (mut written, half) = oneshot::channel();
         home.dialer.spawn("http1-upload", async move {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -236,6 +237,21 @@ enum Hears {
 }
 
 impl Stream {
+    /// Has its socket watched by the runtime of the thread that calls; that of another thread would be woken for each answer,
+    /// to wake this one.
+    ///
+    /// # Errors
+    /// [`io::Error`], and all stays as it was: no descriptor is left, or the runtime ends.
+    pub(super) fn settle(&mut self) -> io::Result<()> {
+        let socket = match &mut self.io {
+            Io::Plain(socket) => socket,
+            Io::Tls(stream) => stream.get_mut().0,
+        };
+        let same = socket.as_fd().try_clone_to_owned()?;
+        *socket = TcpStream::from_std(same.into())?;
+        Ok(())
+    }
+
     /// Runs a write of some kind; `done` is what it comes to once the peer no longer reads.
     fn poll_toward_peer<T>(
         &mut self,
@@ -311,7 +327,30 @@ impl AsyncWrite for Stream {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::runtime::Builder;
+
     use super::*;
+
+    #[test]
+    fn a_connection_that_has_settled_is_independent_of_where_it_was_made() {
+        let [old, new] = [(); 2].map(|()| Builder::new_current_thread().enable_all().build().unwrap());
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let io = Io::Plain(old.block_on(TcpStream::connect(listener.local_addr().unwrap())).unwrap());
+        let (mut peer, _) = listener.accept().unwrap();
+        let mut stream = Stream { io, hears: Hears::Yes, open: Tally::default().open() };
+        new.block_on(async {
+            stream.settle().unwrap();
+            drop(tokio::task::spawn_blocking(|| drop(old)).await);
+            stream.write_all(b"ping").await.unwrap();
+            let mut four = [0; 4];
+            peer.read_exact(&mut four).unwrap();
+            peer.write_all(&four).unwrap();
+            assert_eq!((stream.read_exact(&mut four).await.unwrap(), four), (4, *b"ping"));
+        });
+    }
 
     #[tokio::test]
     async fn the_addresses_of_a_callers_name_are_judged_and_those_of_the_configs_are_not() {
