@@ -9,10 +9,15 @@ use std::io;
 use std::num::NonZero;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
+use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
+
+/// Shorter than the timers of most requests, and long enough to cost nothing.
+const BEAT: Duration = Duration::from_secs(1);
 
 /// The threads; without any, connections are served where they are accepted. They end when the last clone of this goes.
 #[derive(Clone, Debug, Default)]
@@ -53,10 +58,25 @@ impl Thread {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let worker = Worker { runtime: runtime.handle().clone(), load: Arc::default() };
         let (alive, over) = oneshot::channel::<()>();
-        // Nothing is ever sent: it resolves when the sender goes.
-        let work = move || drop(runtime.block_on(over));
+        let work = move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    // Nothing is ever sent: it resolves when the sender goes.
+                    _gone = over => {}
+                    () = beat() => {}
+                }
+            });
+        };
         thread::Builder::new().name(format!("worker-{at}")).spawn(work)?;
         Ok(Self { worker, _alive: alive })
+    }
+}
+
+/// Keeps a timer that is due before those of requests. When one is set that is the first, tokio wakes its thread, which sets
+/// it itself: a write and a wait too many for each request that comes alone.
+async fn beat() {
+    loop {
+        sleep(BEAT).await;
     }
 }
 
@@ -85,8 +105,6 @@ impl Worker {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tokio::sync::mpsc;
     use tokio::time::timeout;
 
