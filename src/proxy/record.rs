@@ -5,6 +5,7 @@
 //! `message`, `auth`, `diagnosis`, `telemetry`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderValue, Method, StatusCode};
 use tokio::time::Instant;
@@ -245,7 +246,7 @@ impl Exchange {
         let route = self.lane.route().map_or("none", |route| route);
         let status = self.status.map_or(0, |status| status.as_u16());
         let Count { outcome, received, sent, .. } = *count;
-        let milliseconds = count.took.as_secs_f64() * 1_000.0;
+        let milliseconds = count.took.div_duration_f64(Duration::from_millis(1));
         let method = self.method.as_ref().map_or("-", Method::as_str);
         let cause = self.diagnosis().map(|diagnosis| diagnosis.first().cause.code());
         let (path, error) = (&self.path, self.error.as_deref());

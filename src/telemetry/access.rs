@@ -27,6 +27,8 @@ pub(super) struct Requests<F> {
     clock: Clock,
 }
 
+const MILLION: u64 = 1_000_000;
+
 /// What a line looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Style {
@@ -119,7 +121,9 @@ impl Line {
 
     /// A value in quotation marks.
     fn quoted(&mut self, value: &str) {
-        if value.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\') {
+        // To the end in any case, so that many bytes are looked at at once.
+        let is_plain = |byte| matches!(byte, b' '..=b'!' | b'#'..=b'[' | b']'..=b'~');
+        if value.bytes().fold(true, |all, byte| all & is_plain(byte)) {
             self.text.push('"');
             self.text.push_str(value);
             self.text.push('"');
@@ -154,7 +158,19 @@ impl Visit for Line {
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
-        self.plain(field, value);
+        let Some(number) = of_few_digits(value) else { return self.plain(field, value) };
+        self.name(field);
+        push_number(&mut self.text, number / MILLION);
+        self.text.push('.');
+        let (mut fraction, mut unit) = (number % MILLION, MILLION / 10);
+        loop {
+            push_number(&mut self.text, fraction / unit);
+            fraction %= unit;
+            unit /= 10;
+            if fraction == 0 {
+                return;
+            }
+        }
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
@@ -165,6 +181,14 @@ impl Visit for Line {
         let text = format!("{value:?}");
         self.quoted(&text);
     }
+}
+
+/// Millionths of a number that has no more than fifteen digits, six of them behind the point: no shorter text stands for it.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is in range")]
+fn of_few_digits(value: f64) -> Option<u64> {
+    let number = (value * 1e6).round();
+    let is_usual = (100.0..1e15).contains(&number) && (number / 1e6).to_bits() == value.to_bits();
+    is_usual.then_some(number as u64)
 }
 
 fn push_number(text: &mut String, number: u64) {
@@ -225,7 +249,8 @@ mod tests {
         for path in ["/orders/42", "", "/a\"b", "/日本\u{7f}\u{200b}\t"] {
             tracing::info!(
                 target: "access", request_id = "1f", %method, path, route = "none", status, cause = none, error = some,
-                ms = 0.709_923, whole = 5.0, tiny = 1e-7, long, zero, "request"
+                ms = 0.709_923, whole = 5.0, tiny = 1e-7, least = 1e-4, huge = 987_654_321.012_345, third = 1.0 / 3.0,
+                less = -0.5, long, zero, "request"
             );
         }
         tracing::warn!(target: "access", fault = "upstream", "request failed");
