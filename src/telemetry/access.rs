@@ -18,6 +18,7 @@ use crate::clock::civil::Civil;
 const TARGET: &str = "access";
 /// Room for most of them.
 const USUAL: usize = 320;
+const MILLION: u64 = 1_000_000;
 
 /// Writes requests' lines, and has others written by `others`.
 #[derive(Debug)]
@@ -26,8 +27,6 @@ pub(super) struct Requests<F> {
     others: F,
     clock: Clock,
 }
-
-const MILLION: u64 = 1_000_000;
 
 /// What a line looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
