@@ -480,7 +480,7 @@ impl Proxy {
         let connections = to.connections(outbound.purpose());
         let upload = Arc::clone(outbound.upload());
         let mut attempt = Attempt::First;
-        let mut first = None;
+        let mut first_sent = None;
         loop {
             let offset = connections.skew().known();
             let now = || offset.correct(self.clock.wall());
@@ -497,7 +497,7 @@ impl Proxy {
             let (sealed, spare) = outbound.seal(grant);
             let sent = self.clock.now();
             exchange.enters(Phase::Connect, sent.monotonic);
-            let begun = *first.get_or_insert(sent.monotonic);
+            let begun = *first_sent.get_or_insert(sent.monotonic);
             // A WebSocket's connection ends with it, so it begins with it too.
             let may_reuse = attempt == Attempt::First && sealed.purpose() == Purpose::Answer;
             let reuse = if may_reuse { Reuse::Allowed } else { Reuse::NewerThan(begun) };

@@ -248,6 +248,7 @@ impl Connections {
             let mut connection = idle.connection;
             let fresh = now.duration_since(idle.since) < self.origin().pool_idle_timeout && connection.until > now;
             if fresh && connection.is_alive() {
+                drop(kept);
                 connection.settle(here);
                 return Some(Ready::Http1(connection));
             }
