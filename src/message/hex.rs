@@ -8,7 +8,7 @@ pub fn fill(digits: &mut [u8], bytes: &[u8]) {
     }
 }
 
-/// The digit of a number below 16. Without a branch, so that many are made at once.
+/// The digit of a number below 16. Without a branch: the compiler then makes many at once.
 fn digit(number: u8) -> u8 {
     number + b'0' + u8::from(number > 9) * (b'a' - b'9' - 1)
 }

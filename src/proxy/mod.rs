@@ -497,10 +497,11 @@ impl Proxy {
             let (sealed, spare) = outbound.seal(grant);
             let sent = self.clock.now();
             exchange.enters(Phase::Connect, sent.monotonic);
-            let begun = *first_sent.get_or_insert(sent.monotonic);
+            // What is made later than this cannot be what the first send failed on.
+            let first_sent = *first_sent.get_or_insert(sent.monotonic);
             // A WebSocket's connection ends with it, so it begins with it too.
             let may_reuse = attempt == Attempt::First && sealed.purpose() == Purpose::Answer;
-            let reuse = if may_reuse { Reuse::Allowed } else { Reuse::NewerThan(begun) };
+            let reuse = if may_reuse { Reuse::Allowed } else { Reuse::NewerThan(first_sent) };
             if attempt == Attempt::First {
                 connections.earn_retry();
             }

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
-/// Shorter than the timers of most requests, and long enough to cost nothing.
+/// Shorter than the timers that most requests set, and long enough to cost nothing.
 const BEAT: Duration = Duration::from_secs(1);
 
 /// The threads; without any, connections are served where they are accepted. They end when the last clone of this goes.
@@ -72,8 +72,9 @@ impl Thread {
     }
 }
 
-/// Keeps a timer that is due before those of requests. When one is set that is the first, tokio wakes its thread, which sets
-/// it itself: a write and a wait too many for each request that comes alone.
+/// Keeps a timer that is due before those of requests. For one that is due before all others tokio writes to an eventfd, to
+/// end the wait of its thread, even where it is that thread that sets the timer and does not wait: a write, and a wait that
+/// is over at once, for each request that comes alone.
 async fn beat() {
     loop {
         sleep(BEAT).await;

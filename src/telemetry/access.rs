@@ -120,7 +120,7 @@ impl Line {
 
     /// A value in quotation marks.
     fn quoted(&mut self, value: &str) {
-        // To the end in any case, so that many bytes are looked at at once.
+        // Without an early end, the compiler looks at many bytes at once.
         let is_plain = |byte| matches!(byte, b' '..=b'!' | b'#'..=b'[' | b']'..=b'~');
         if value.bytes().fold(true, |all, byte| all & is_plain(byte)) {
             self.text.push('"');
@@ -182,7 +182,8 @@ impl Visit for Line {
     }
 }
 
-/// Millionths of a number that has no more than fifteen digits, six of them behind the point: no shorter text stands for it.
+/// `value` in millionths, if it is written as such a number: below 0.0001, `Debug` writes an exponent. Up to fifteen digits
+/// stand for one number each, so that no shorter text can mean the same.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is in range")]
 fn of_few_digits(value: f64) -> Option<u64> {
     let number = (value * 1e6).round();

@@ -145,16 +145,20 @@ async fn an_answer_of_an_upstream_that_reads_no_further_arrives() {
     // More than the sockets take.
     const BODY: usize = 10 * 1024 * 1024;
     let wire = Wire::listen().await;
-    let signed = wire.route("/wire").replace("none", "keys");
-    let world = Plan::sigv4().auth(&format!("region = \"{REGION}\"")).add(&signed).start().await;
-    let (mut client, body) = (world.countersign.connect().await, vec![b'a'; BODY]);
-    let (answer, ()) = tokio::join!(client.ask("PUT", "/wire", &[], &body), async {
-        let mut line = wire.accept().await;
-        line.head().await;
-        // Dropped with bytes unread: a reset follows at once, and writing fails while the answer waits.
-        line.write("HTTP/1.1 413 Too Large\r\ncontent-length: 9\r\nconnection: close\r\n\r\ntoo large").await;
-    });
-    assert_eq!((answer.status, answer.text().as_str()), (413, "too large"));
+    let routes = wire.route("/streamed") + &wire.route("/held").replace("none", "keys");
+    let world = Plan::sigv4().auth(&format!("region = \"{REGION}\"")).add(&routes).start().await;
+    for path in ["/streamed", "/held"] {
+        let mut client = world.countersign.connect().await;
+        let head = format!("PUT {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {BODY}\r\n\r\n");
+        let upload = [head.as_bytes(), &vec![b'a'; BODY]].concat();
+        let (_cut, answer, ()) = tokio::join!(client.writer.try_send(upload), client.reader.answer("PUT"), async {
+            let mut line = wire.accept().await;
+            line.head().await;
+            // Dropped with bytes unread: a reset follows at once, and writing fails while the answer waits.
+            line.write("HTTP/1.1 413 Too Large\r\ncontent-length: 9\r\nconnection: close\r\n\r\ntoo large").await;
+        });
+        assert_eq!((answer.status, answer.text().as_str()), (413, "too large"), "{path}");
+    }
     world.finish().await;
 }
 

@@ -8,7 +8,7 @@ use standin::body::{channel, full};
 use standin::{Alpn, BodyEnd};
 use tokio::task::JoinSet;
 
-use crate::support::{Piece, Plan, held, hold, pass, piece, within};
+use crate::support::{Client, Line, Piece, Plan, Wire, World, held, hold, pass, piece, within};
 
 const LARGE: usize = 64 << 20;
 const STEP: usize = 1 << 20;
@@ -119,6 +119,49 @@ async fn an_answer_begins_while_the_upload_goes_on(alpn: Alpn) {
     drop(api);
     assert_eq!(client.reader.piece().await, Piece::End(Vec::new()));
     assert_eq!(client.get("/").await.status, 200, "the connection is good for more");
+    world.finish().await;
+}
+
+/// A connection whose upload has begun and is answered already, by `content`; it goes on.
+async fn answered_half_way(world: &World, wire: &Wire, content: &str) -> (Client, Line) {
+    let mut client = world.countersign.connect().await;
+    client.writer.chunked("POST", "/wire").await;
+    client.writer.chunk("first").await;
+    let mut line = wire.accept().await;
+    line.head().await;
+    assert_eq!(line.body(10).await, b"5\r\nfirst\r\n");
+    line.write(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{content}", content.len())).await;
+    assert_eq!(client.reader.answer("POST").await.text(), content);
+    (client, line)
+}
+
+#[tokio::test]
+async fn an_upload_goes_on_behind_its_answer_and_its_connection_serves_again() {
+    let wire = Wire::listen().await;
+    let world = Plan::open().add(&wire.route("/wire")).start().await;
+    for content in ["", "whole"] {
+        let (mut client, mut line) = answered_half_way(&world, &wire, content).await;
+        client.writer.chunk("second").await;
+        client.writer.end().await;
+        assert_eq!(line.body(16).await, b"6\r\nsecond\r\n0\r\n\r\n");
+        let (answer, ()) = tokio::join!(client.get("/wire"), async {
+            line.head().await;
+            line.write("HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\nagain").await;
+        });
+        assert_eq!(answer.text(), "again");
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn an_upload_that_goes_on_behind_its_answer_ends_with_its_upstream() {
+    let wire = Wire::listen().await;
+    let world = Plan::open().add(&wire.route("/wire")).start().await;
+    for content in ["", "whole"] {
+        let (mut client, line) = answered_half_way(&world, &wire, content).await;
+        drop(line);
+        assert!(client.reader.is_over().await);
+    }
     world.finish().await;
 }
 

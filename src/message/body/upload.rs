@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{OutboundBody, Source};
 
-/// A connection that has failed lets go of its request's body as soon as its task runs; on a busy machine that is
+/// An HTTP/2 connection that has failed lets go of its requests' bodies as soon as its task runs; on a busy machine that is
 /// milliseconds.
 const LET_GO: Duration = Duration::from_secs(1);
 

@@ -48,6 +48,8 @@ pub(super) struct H1 {
     pub(super) until: Instant,
     /// Whose runtime watches its socket: nothing goes from thread to thread for those who run there.
     pub(super) worker: runtime::Id,
+    /// Whose request was the last.
+    taken_by: runtime::Id,
 }
 
 /// Who reads and who writes.
@@ -63,6 +65,7 @@ enum Wire {
 impl H1 {
     /// A new one, whose answers are within `most`.
     pub(super) fn new(stream: Stream, most: Answers, until: Instant) -> Box<Self> {
+        let here = Handle::current().id();
         Box::new(Self {
             wire: Wire::Own(stream, None),
             bytes: BytesMut::new(),
@@ -70,7 +73,8 @@ impl H1 {
             heads: Heads::new(most),
             used: false,
             until,
-            worker: Handle::current().id(),
+            worker: here,
+            taken_by: here,
         })
     }
 
@@ -83,12 +87,16 @@ impl H1 {
         self.hear().is_ok()
     }
 
-    /// Has its socket watched `here`, by the runtime of the thread that calls.
-    pub(super) fn settle(&mut self, here: runtime::Id) {
-        // What cannot settle serves from afar.
-        if let Wire::Own(stream, _) = &mut self.wire
+    /// A request of the calling thread has taken it. Who does so twice running has its socket watched by his own runtime from
+    /// then on; one that threads take by turns would move each time.
+    pub(super) fn taken(&mut self) {
+        let here = Handle::current().id();
+        let again = std::mem::replace(&mut self.taken_by, here) == here;
+        // What cannot move serves from afar.
+        if again
             && self.worker != here
-            && stream.settle().is_ok()
+            && let Wire::Own(stream, _) = &mut self.wire
+            && stream.watch_here().is_ok()
         {
             self.worker = here;
         }

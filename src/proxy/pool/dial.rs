@@ -242,7 +242,7 @@ impl Stream {
     ///
     /// # Errors
     /// [`io::Error`], and all stays as it was: no descriptor is left, or the runtime ends.
-    pub(super) fn settle(&mut self) -> io::Result<()> {
+    pub(super) fn watch_here(&mut self) -> io::Result<()> {
         let socket = match &mut self.io {
             Io::Plain(socket) => socket,
             Io::Tls(stream) => stream.get_mut().0,
@@ -335,14 +335,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_that_has_settled_is_independent_of_where_it_was_made() {
+    fn a_connection_that_has_moved_is_independent_of_where_it_was_made() {
         let [old, new] = [(); 2].map(|()| Builder::new_current_thread().enable_all().build().unwrap());
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let io = Io::Plain(old.block_on(TcpStream::connect(listener.local_addr().unwrap())).unwrap());
         let (mut peer, _) = listener.accept().unwrap();
         let mut stream = Stream { io, hears: Hears::Yes, open: Tally::default().open() };
         new.block_on(async {
-            stream.settle().unwrap();
+            stream.watch_here().unwrap();
             drop(tokio::task::spawn_blocking(|| drop(old)).await);
             stream.write_all(b"ping").await.unwrap();
             let mut four = [0; 4];

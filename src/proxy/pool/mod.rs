@@ -249,7 +249,7 @@ impl Connections {
             let fresh = now.duration_since(idle.since) < self.origin().pool_idle_timeout && connection.until > now;
             if fresh && connection.is_alive() {
                 drop(kept);
-                connection.settle(here);
+                connection.taken();
                 return Some(Ready::Http1(connection));
             }
         }
