@@ -42,7 +42,7 @@ format = "json"
 class Fault(enum.Enum):
     """What a double does instead of answering."""
 
-    SLOW = "slow"  # an answer after 4 s
+    SLOW = "slow"  # an answer after 3 s
     FAILING = "failing"  # 500
     RESET = "reset"  # the connection breaks before an answer
     GARBAGE = "garbage"  # 200 with something else
@@ -130,7 +130,7 @@ class Double:
     def answer(self, call, connection):
         fault = self.fault_of(call)
         if fault is Fault.SLOW:
-            self._ended.wait(4)
+            self._ended.wait(3)
         elif fault is Fault.FAILING:
             return Answer(500, b"oops")
         elif fault is Fault.RESET:

@@ -450,7 +450,7 @@ def test_a_reload_changes_the_store_and_keeps_the_token(folders, tmp_path):
             path = folder / "countersign.toml"
             # Lives of an hour are not refreshed here, so a refusal stands for it.
             for prefix, tokens in [("one", 2), ("two", 3)]:
-                path.write_text(SETTINGS + config(issuer, api, shared(store.url, f'prefix = "{prefix}"')))
+                path.write_text(SETTINGS + config(issuer, api, shared(store.url, f'prefix = "{prefix}"', timeout="5s")))
                 process.process.send_signal(signal.SIGHUP)
                 process.until(lambda: "token cache: in use" in process.readiness()[1] and process.readiness()[1].count("generation") == 1
                               and f"generation {tokens}" in process.readiness()[1], "the new config")
