@@ -58,15 +58,9 @@ impl Thread {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let worker = Worker { runtime: runtime.handle().clone(), load: Arc::default() };
         let (alive, over) = oneshot::channel::<()>();
-        let work = move || {
-            runtime.block_on(async {
-                tokio::select! {
-                    // Nothing is ever sent: it resolves when the sender goes.
-                    _gone = over => {}
-                    () = beat() => {}
-                }
-            });
-        };
+        drop(runtime.spawn(beat()));
+        // Nothing is ever sent: it resolves when the sender goes.
+        let work = move || drop(runtime.block_on(over));
         thread::Builder::new().name(format!("worker-{at}")).spawn(work)?;
         Ok(Self { worker, _alive: alive })
     }
