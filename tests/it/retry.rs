@@ -408,12 +408,7 @@ async fn an_answer_before_the_end_of_an_upload_says_that_its_connection_ends() {
     let wire = Wire::listen().await;
     let world = Plan::open().add(&wire.route("/wire")).start().await;
     for early in ["HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n", ""] {
-        let mut client = world.countersign.connect().await;
-        client.writer.chunked("POST", "/wire").await;
-        client.writer.chunk("first").await;
-        let mut line = wire.accept().await;
-        line.head().await;
-        line.body(10).await;
+        let (mut client, mut line) = world.begin_upload(&wire).await;
         line.write(early).await;
         drop(line);
         let answer = client.reader.answer("POST").await;

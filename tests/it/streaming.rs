@@ -124,12 +124,7 @@ async fn an_answer_begins_while_the_upload_goes_on(alpn: Alpn) {
 
 /// A connection whose upload has begun and is answered already, by `content`; it goes on.
 async fn answered_half_way(world: &World, wire: &Wire, content: &str) -> (Client, Line) {
-    let mut client = world.countersign.connect().await;
-    client.writer.chunked("POST", "/wire").await;
-    client.writer.chunk("first").await;
-    let mut line = wire.accept().await;
-    line.head().await;
-    assert_eq!(line.body(10).await, b"5\r\nfirst\r\n");
+    let (mut client, mut line) = world.begin_upload(wire).await;
     line.write(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{content}", content.len())).await;
     assert_eq!(client.reader.answer("POST").await.text(), content);
     (client, line)

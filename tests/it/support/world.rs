@@ -16,7 +16,7 @@ use standin::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use super::{API, Answer, Countersign, REGION, Setup, within};
+use super::{API, Answer, Client, Countersign, Line, REGION, Setup, Wire, within};
 
 const CLIENT_SECRET: &str = "client-secret-5f1d0c";
 const SECRET_ACCESS_KEY: &str = "secret-access-key-77ab1e";
@@ -217,6 +217,17 @@ impl Plan {
 }
 
 impl World {
+    /// An upload to `/wire`, of which the head and a first chunk have come to `wire`.
+    pub(crate) async fn begin_upload(&self, wire: &Wire) -> (Client, Line) {
+        let mut client = self.countersign.connect().await;
+        client.writer.chunked("POST", "/wire").await;
+        client.writer.chunk("first").await;
+        let mut line = wire.accept().await;
+        line.head().await;
+        assert_eq!(line.body(10).await, b"5\r\nfirst\r\n");
+        (client, line)
+    }
+
     pub(crate) async fn get(&self, target: &str) -> Answer {
         self.countersign.get(target).await
     }
